@@ -1,0 +1,171 @@
+//! The consumer: reads a batch, hands it to the writer under a compare-and-set on its progress, and never gives up on an outage.
+//!
+//! Progress and effects commit together, so that a message has its effects exactly once: no broker transaction, no table of
+//! message ids that grows.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use contract::Message;
+use eventlog::{Claim, Delivered, Error, Handler, Item, Job, Writer, backoff};
+use tokio_util::sync::CancellationToken;
+
+/// A service that handles messages.
+pub trait Consumer: Handler {
+    /// What to do about a message: `None` if it is of no interest here.
+    ///
+    /// # Errors
+    /// Why the message can never be handled. It becomes a dead letter; the messages around it go on.
+    fn accept(&self, message: &Message) -> Result<Option<Self::Work>, String>;
+}
+
+/// Messages of one topic and partition, in order, between two offsets.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub topic: String,
+    pub partition: i64,
+    /// The consumer's progress before …
+    pub from: i64,
+    /// … and after this batch. Offsets between that carry no message were of no interest.
+    pub next: i64,
+    /// At most a few hundred, with their offsets.
+    pub messages: Vec<(i64, Arc<Message>)>,
+}
+
+/// Where messages come from.
+pub trait Source: Send {
+    /// Waits for messages that come after what was last committed or sought.
+    fn next(&mut self) -> impl Future<Output = Result<Batch, Error>> + Send;
+
+    /// Says that everything before `next` has been handled, here or by somebody else.
+    fn seek(&mut self, topic: &str, partition: i64, next: i64);
+}
+
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_CAP: Duration = Duration::from_secs(5);
+
+/// Handles what `source` brings, until `stop`. A batch in flight is finished.
+pub async fn consume<H: Consumer, S: Source>(
+    name: &'static str,
+    mut source: S,
+    handler: Arc<H>,
+    writer: Writer<H>,
+    stop: CancellationToken,
+) {
+    let consumer = Running { name, handler, writer, stop: stop.clone() };
+    let mut failures = 0;
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            next = source.next() => next,
+        };
+        match next {
+            Ok(batch) => {
+                failures = 0;
+                let Some(next) = consumer.handle(&batch).await else { return };
+                source.seek(&batch.topic, batch.partition, next);
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::warn!(consumer = name, %error, attempt = failures, "can't read messages; trying again");
+                if !consumer.pause(failures).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+struct Running<H: Consumer> {
+    name: &'static str,
+    handler: Arc<H>,
+    writer: Writer<H>,
+    stop: CancellationToken,
+}
+
+impl<H: Consumer> Running<H> {
+    /// Handles a batch to its end; tells the progress after it, or `None` when it is time to stop.
+    async fn handle(&self, batch: &Batch) -> Option<i64> {
+        match self.deliver(batch, None).await? {
+            Ok(next) => Some(next),
+            Err(error) => {
+                tracing::warn!(consumer = self.name, %error, messages = batch.messages.len(), "batch refused; handling its messages one by one");
+                self.one_by_one(batch).await
+            }
+        }
+    }
+
+    async fn one_by_one(&self, batch: &Batch) -> Option<i64> {
+        let mut from = batch.from;
+        for (index, (offset, message)) in batch.messages.iter().enumerate() {
+            let last = index + 1 == batch.messages.len();
+            let next = if last { batch.next } else { offset + 1 };
+            let one = Batch { from, next, messages: vec![(*offset, message.clone())], ..batch.clone() };
+            let reached = match self.deliver(&one, None).await? {
+                Ok(reached) => reached,
+                // The one to blame: the database will never take its effects.
+                Err(error) => self.deliver(&one, Some(error.to_string())).await?.ok()?,
+            };
+            if reached != next {
+                return Some(reached);
+            }
+            from = next;
+        }
+        Some(from)
+    }
+
+    /// Delivers until it is committed, lost or refused for good. `poison` turns every message into a dead letter.
+    async fn deliver(&self, batch: &Batch, poison: Option<String>) -> Option<Result<i64, Error>> {
+        let claim = Claim {
+            consumer: self.name.to_owned(),
+            topic: batch.topic.clone(),
+            partition: batch.partition,
+            from: batch.from,
+            next: batch.next,
+        };
+        let mut attempt = 0;
+        loop {
+            let error = match self.writer.deliver(claim.clone(), self.items(batch, poison.as_deref())).await {
+                Ok(Delivered::Committed) => return Some(Ok(batch.next)),
+                Ok(Delivered::Lost) => match self.writer.log().progress(self.name, &batch.topic, batch.partition).await {
+                    Ok(next) => return Some(Ok(next)),
+                    Err(error) => error,
+                },
+                Err(Error::Closed) => return None,
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Some(Err(error)),
+            };
+            attempt += 1;
+            tracing::warn!(consumer = self.name, %error, attempt, "can't handle messages now; trying again");
+            if !self.pause(attempt).await {
+                return None;
+            }
+        }
+    }
+
+    fn items(&self, batch: &Batch, poison: Option<&str>) -> Vec<Item<H::Work>> {
+        let mut items = Vec::with_capacity(batch.messages.len());
+        for (offset, message) in &batch.messages {
+            let work = match (poison, self.handler.accept(message)) {
+                (Some(error), _) => Err(error.to_owned()),
+                (None, Ok(None)) => continue,
+                (None, Ok(Some(work))) => Ok(Job { work, meta: message.effect() }),
+                (None, Err(error)) => Err(error),
+            };
+            if let Err(error) = &work {
+                tracing::warn!(consumer = self.name, message.id = %message.id, kind = message.kind, error, "message becomes a dead letter");
+            }
+            items.push(Item { message: message.clone(), offset: *offset, work });
+        }
+        items
+    }
+
+    /// Waits before the next attempt; false when it is time to stop.
+    async fn pause(&self, attempt: u32) -> bool {
+        let env = self.writer.log().env();
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = env.sleep(backoff(env, attempt, RETRY_FIRST, RETRY_CAP)) => true,
+        }
+    }
+}

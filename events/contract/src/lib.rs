@@ -1,0 +1,23 @@
+//! Every word on the wire: ids, money, time, the message envelope, commands, events, refusals and topics.
+//!
+//! Never here: I/O, clocks, randomness, SQL, Kafka. Everything is a plain value that can be encoded and decoded.
+//! From here the flow goes to `events/log` (a [`Message`] is a row of it) and to `sagas/core` (which decides on the payloads).
+
+pub mod envelope;
+pub mod ids;
+pub mod money;
+pub mod notification;
+pub mod order;
+pub mod payload;
+pub mod payment;
+pub mod product;
+pub mod saga;
+pub mod time;
+pub mod topics;
+pub mod user;
+
+pub use envelope::{Message, Meta, Trace};
+pub use ids::{CustomerId, MessageId, NotificationId, OrderId, ProductId};
+pub use money::{Currency, Money};
+pub use payload::{DecodeError, Encoded};
+pub use time::Timestamp;

@@ -1,0 +1,79 @@
+//! Time and chance as parameters: production asks the machine, a simulation hands out its own.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use contract::Timestamp;
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use uuid::Uuid;
+
+/// A source of time. Instants are truncated to microseconds, which both databases keep.
+pub trait Clock: Send + Sync + 'static {
+    fn now(&self) -> Timestamp;
+    fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// The machine's clock.
+#[derive(Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine for the time")]
+    fn now(&self) -> Timestamp {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(tokio::time::sleep(wait))
+    }
+}
+
+/// Clock and randomness of one process (or of one simulated one).
+#[derive(Clone)]
+pub struct Env {
+    clock: Arc<dyn Clock>,
+    random: Arc<Mutex<StdRng>>,
+}
+
+impl Env {
+    /// The machine's clock and randomness from the operating system.
+    pub fn system() -> Self {
+        Self { clock: Arc::new(SystemClock), random: Arc::new(Mutex::new(StdRng::from_os_rng())) }
+    }
+
+    /// A given clock, and ids and jitter that follow from a seed.
+    pub fn seeded(clock: Arc<dyn Clock>, seed: u64) -> Self {
+        Self { clock, random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub async fn sleep(&self, wait: Duration) {
+        self.clock.sleep(wait).await;
+    }
+
+    /// A fresh UUIDv7: 48 bits of time in milliseconds, 74 random bits.
+    pub fn id(&self) -> Uuid {
+        let millis = u64::try_from(self.now().0 / 1_000).unwrap_or(0);
+        let mut bytes = [0; 10];
+        self.lock().fill_bytes(&mut bytes);
+        uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid()
+    }
+
+    /// 64 random bits, for jitter. Never for secrets.
+    pub fn random(&self) -> u64 {
+        self.lock().next_u64()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, StdRng> {
+        // A generator can't be left half-changed: a panic elsewhere does not spoil it.
+        self.random.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

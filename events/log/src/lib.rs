@@ -1,0 +1,31 @@
+//! The event log on PostgreSQL and SQLite: the one place where a message becomes durable and gets its position.
+//!
+//! Lives here: group commit, positions, progress, idempotency keys, the tail in memory, the dialects. Never here: what a
+//! message means. From here the flow goes to `events/bus`, which carries committed rows to the services that wait for them.
+
+mod backoff;
+mod db;
+mod dead_letter;
+mod env;
+mod error;
+mod migrate;
+mod read;
+mod sql;
+mod tail;
+mod unit;
+mod writer;
+
+pub use backoff::backoff;
+pub use db::{Conn, Database, Owned, Readers};
+pub use dead_letter::DeadLetter;
+pub use env::{Clock, Env, SystemClock};
+pub use error::{Error, OpenError};
+pub use migrate::Migration;
+pub use read::{Log, Opened};
+pub use sql::{for_update, run_length};
+pub use unit::{Job, New, Unit};
+pub use writer::{Answer, Claim, Delivered, Handler, IdempotencyKey, Item, Stored, Writer, WriterLimits};
+
+/// What the macros of this crate expand to; services name no database driver.
+#[doc(hidden)]
+pub use sqlx as __sqlx;

@@ -1,0 +1,276 @@
+//! The log as its readers see it: opening, the head, rows after a position, a stream, progress, stored answers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use contract::{Message, Meta, Timestamp, Trace};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::{
+    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored,
+    db::{Owned, Reader},
+    migrate, on,
+    tail::Tail,
+};
+
+/// One service's event log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    service: &'static str,
+    id: Uuid,
+    epoch: i64,
+    database: Database,
+    readers: Readers,
+    env: Env,
+    head: watch::Sender<i64>,
+    tail: Mutex<Tail>,
+}
+
+/// A log and the connection that will write it, for [`Writer::new`](crate::Writer::new).
+pub struct Opened {
+    pub log: Log,
+    pub connection: Owned,
+}
+
+/// The columns of the log in the order of [`StoredRow`].
+macro_rules! row_columns {
+    () => {
+        "position, id, stream, version, topic, key, kind, schema, data, cause, correlation, traceparent, tracestate, time_us, actor"
+    };
+}
+
+type StoredRow = (
+    i64,
+    Uuid,
+    String,
+    i64,
+    Option<String>,
+    Option<String>,
+    String,
+    i64,
+    String,
+    Option<Uuid>,
+    Option<Uuid>,
+    Option<String>,
+    Option<String>,
+    i64,
+    Option<String>,
+);
+
+fn message(row: StoredRow) -> Arc<Message> {
+    let (position, id, stream, version, topic, key, kind, schema, data, cause, correlation, parent, state, time_us, actor) = row;
+    let meta = Meta { cause: cause.map(Into::into), correlation, trace: Trace { parent, state }, actor };
+    let (id, time) = (id.into(), Timestamp(time_us));
+    Arc::new(Message { position, id, stream, version, topic, key, kind, schema, data, time, meta })
+}
+
+impl Log {
+    /// Opens the log of `service`, makes or updates its schema and reads its head.
+    ///
+    /// # Errors
+    /// [`OpenError`]: every variant is for the person at the keyboard.
+    pub async fn open(
+        database: Database,
+        service: &'static str,
+        migrations: &[Migration],
+        env: Env,
+    ) -> Result<Opened, OpenError> {
+        if let Database::Sqlite(path) = &database
+            && let Some(directory) = path.parent()
+        {
+            std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
+        }
+        let failed = |source| OpenError::Connect { database: database.to_string(), source };
+        let mut connection = database.connect().await.map_err(failed)?;
+        durable(&database, &mut connection).await?;
+        migrate::run(&database, &mut connection, migrations).await?;
+        let unreadable = |source| OpenError::Read { database: database.to_string(), source };
+        let (position, found, id, epoch) = first_head(&mut connection, service, &env).await.map_err(unreadable)?;
+        if found != service {
+            return Err(OpenError::OtherService { database: database.to_string(), found, wanted: service.to_owned() });
+        }
+        let readers = database.readers()?;
+        let (head, tail) = (watch::Sender::new(position), Mutex::default());
+        Ok(Opened { log: Self { inner: Arc::new(Inner { service, id, epoch, database, readers, env, head, tail }) }, connection })
+    }
+
+    pub fn service(&self) -> &'static str {
+        self.inner.service
+    }
+
+    /// `ce_source`: the service, the log's own id and its epoch.
+    pub fn source(&self) -> String {
+        format!("/skald/{}/{}/{}", self.inner.service, self.inner.id, self.inner.epoch)
+    }
+
+    pub fn env(&self) -> &Env {
+        &self.inner.env
+    }
+
+    pub fn database(&self) -> &Database {
+        &self.inner.database
+    }
+
+    /// The position of the newest committed row, and a level to wait on: it never misses a commit of this process.
+    pub fn head(&self) -> watch::Receiver<i64> {
+        self.inner.head.subscribe()
+    }
+
+    /// A connection that only reads.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn reader(&self) -> Result<Reader, Error> {
+        self.inner.readers.acquire().await
+    }
+
+    /// The rows after a position, in order, at most `limit`: from memory where they are there, else from the database.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn after(&self, after: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
+        if let Some(rows) = self.tail().after(after, limit) {
+            return Ok(rows);
+        }
+        if after >= *self.inner.head.borrow() {
+            return Ok(Vec::new());
+        }
+        let mut reader = self.reader().await?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
+            "SELECT ",
+            row_columns!(),
+            " FROM log WHERE position > $1 ORDER BY position LIMIT $2"
+        ))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(c)
+        .await)?;
+        Ok(rows.into_iter().map(message).collect())
+    }
+
+    /// Looks up the head in the database: the net under the wake-up, for rows that another process committed.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let mut reader = self.reader().await?;
+        let found: i64 =
+            on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT position FROM head").fetch_one(c).await)?;
+        self.inner.head.send_if_modified(|head| {
+            let newer = found > *head;
+            *head = found.max(*head);
+            newer
+        });
+        Ok(())
+    }
+
+    /// One stream from a version on, in order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn stream(&self, stream: &str, from_version: i64) -> Result<Vec<Arc<Message>>, Error> {
+        let mut reader = self.reader().await?;
+        let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
+            "SELECT ",
+            row_columns!(),
+            " FROM log WHERE stream = $1 AND version >= $2 ORDER BY version"
+        ))
+        .bind(stream)
+        .bind(from_version)
+        .fetch_all(c)
+        .await)?;
+        Ok(rows.into_iter().map(message).collect())
+    }
+
+    /// The next offset that `consumer` has not handled yet; 0 before its first message.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn progress(&self, consumer: &str, topic: &str, partition: i64) -> Result<i64, Error> {
+        let mut reader = self.reader().await?;
+        let next: Option<i64> = on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>(
+            "SELECT next_offset FROM progress WHERE consumer = $1 AND topic = $2 AND partition = $3"
+        )
+        .bind(consumer)
+        .bind(topic)
+        .bind(partition)
+        .fetch_optional(c)
+        .await)?;
+        Ok(next.unwrap_or(0))
+    }
+
+    /// The committed answer to an earlier request with this key, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn stored(&self, key: &IdempotencyKey) -> Result<Option<Stored>, Error> {
+        let mut reader = self.reader().await?;
+        Ok(stored(&mut reader.conn(), &[key.key.to_vec()]).await?.pop().map(|(_, stored)| stored))
+    }
+
+    pub(crate) fn committed(&self, rows: Vec<Arc<Message>>) {
+        if let Some(newest) = rows.last().map(|row| row.position) {
+            self.tail().extend(rows);
+            self.inner.head.send_modify(|head| *head = newest.max(*head));
+        }
+    }
+
+    fn tail(&self) -> std::sync::MutexGuard<'_, Tail> {
+        self.inner.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the readers; the writer closes its own connection when its task ends.
+    pub async fn close(&self) {
+        self.inner.readers.close().await;
+    }
+}
+
+/// The stored answers under these keys.
+pub(crate) async fn stored(conn: &mut Conn<'_>, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Stored)>, Error> {
+    type Row = (Vec<u8>, Vec<u8>, i64, Option<String>, String);
+    let rows =
+        crate::select_in!(conn, Row, "SELECT key, fingerprint, status, location, body FROM idempotency WHERE key IN", keys, "")?;
+    rows.into_iter()
+        .map(|(key, fingerprint, status, location, body)| {
+            let fingerprint = fingerprint.try_into().map_err(|_| Error::Corrupt("a fingerprint is 32 bytes".into()))?;
+            let status = u16::try_from(status).map_err(|_| Error::Corrupt(format!("status {status}")))?;
+            Ok((key, Stored { fingerprint, status, location, body }))
+        })
+        .collect()
+}
+
+/// Reads the head row, or makes it for a new database.
+async fn first_head(connection: &mut Owned, service: &str, env: &Env) -> Result<(i64, String, Uuid, i64), Error> {
+    let id = env.id();
+    on!(&mut connection.conn(), |c| sqlx::query::<DB>(
+        "INSERT INTO head (one, position, service, log_id, epoch) VALUES (1, 0, $1, $2, 1) ON CONFLICT (one) DO NOTHING"
+    )
+    .bind(service)
+    .bind(id)
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(on!(&mut connection.conn(), |c| {
+        sqlx::query_as::<DB, (i64, String, Uuid, i64)>("SELECT position, service, log_id, epoch FROM head").fetch_one(c).await
+    })?)
+}
+
+/// PostgreSQL must sync what it acknowledges; SQLite is told to, when the connection opens.
+async fn durable(database: &Database, connection: &mut Owned) -> Result<(), OpenError> {
+    let Owned::Postgres(connection) = connection else { return Ok(()) };
+    for (setting, sql) in [("fsync", "SHOW fsync"), ("synchronous_commit", "SHOW synchronous_commit")] {
+        let value: String = sqlx::query_scalar(sql)
+            .fetch_one(&mut **connection)
+            .await
+            .map_err(|source| OpenError::Connect { database: database.to_string(), source })?;
+        if ["off", "local"].contains(&value.as_str()) {
+            return Err(OpenError::NotDurable { database: database.to_string(), setting, value });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! The table of instances: the only SQL of the engine.
+
+use std::collections::HashMap;
+
+use contract::{Timestamp, Trace};
+use eventlog::{Conn, Error, Migration, for_update, insert_many, on, select_in};
+use saga::{Saga, Word};
+use uuid::Uuid;
+
+use crate::Instance;
+
+/// The table of a service that hosts sagas.
+pub const MIGRATION: Migration = Migration {
+    version: 50,
+    name: "sagas",
+    sqlite: include_str!("../migrations/0050_sagas.sqlite.sql"),
+    postgres: include_str!("../migrations/0050_sagas.postgres.sql"),
+};
+
+type Row =
+    (Uuid, i64, String, Option<String>, i64, i64, i64, Option<i64>, i64, Option<i64>, String, Option<String>, Option<String>);
+
+/// Loads and locks the instances with these ids, in key order. One that does not exist is not in the answer.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a row that this build did not write; else what the database said.
+pub async fn load<S: Saga>(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<HashMap<Uuid, Instance<S>>, Error> {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    let tail = format!("ORDER BY id{}", for_update(conn));
+    let rows = select_in!(
+        conn,
+        Row,
+        "SELECT id, definition, state, reason, attempt, stuck, version, due_us, started_us, ended_us, context, traceparent, tracestate \
+         FROM sagas WHERE id IN",
+        &ids,
+        &tail
+    )?;
+    rows.into_iter().map(|row| Ok((row.0, instance(row)?))).collect()
+}
+
+fn instance<S: Saga>(row: Row) -> Result<Instance<S>, Error> {
+    let (id, definition, state, reason, attempt, stuck, version, due, started, ended, context, parent, trace_state) = row;
+    let corrupt = |what: &str| Error::Corrupt(format!("saga {id}: {what}"));
+    Ok(Instance {
+        id,
+        definition: u16::try_from(definition).map_err(|_| corrupt("definition"))?,
+        state: S::State::parse(&state).ok_or_else(|| corrupt("state"))?,
+        reason: reason.map(|reason| S::Reason::parse(&reason).ok_or_else(|| corrupt("reason"))).transpose()?,
+        attempt: u32::try_from(attempt).map_err(|_| corrupt("attempt"))?,
+        stuck: stuck != 0,
+        version,
+        due: due.map(Timestamp),
+        started: Timestamp(started),
+        ended: ended.map(Timestamp),
+        context: serde_json::from_str(&context).map_err(|_| corrupt("context"))?,
+        trace: Trace { parent, state: trace_state },
+    })
+}
+
+/// Writes instances back, new ones too.
+///
+/// # Errors
+/// What the database said.
+pub async fn save<S: Saga>(conn: &mut Conn<'_>, instances: &[&Instance<S>]) -> Result<(), Error> {
+    let rows: Vec<(&Instance<S>, String)> = instances
+        .iter()
+        .map(|instance| (*instance, serde_json::to_string(&instance.context).expect("a saga's context has string keys only")))
+        .collect();
+    insert_many!(
+        conn,
+        "INSERT INTO sagas (id, saga, definition, state, reason, attempt, stuck, version, due_us, started_us, ended_us, context, traceparent, tracestate)",
+        &rows,
+        |r| [
+            r.0.id,
+            S::NAME,
+            i64::from(r.0.definition),
+            r.0.state.as_str(),
+            r.0.reason.map(Word::as_str),
+            i64::from(r.0.attempt),
+            i64::from(r.0.stuck),
+            r.0.version,
+            r.0.due.map(|due| due.0),
+            r.0.started.0,
+            r.0.ended.map(|ended| ended.0),
+            r.1.as_str(),
+            r.0.trace.parent.as_deref(),
+            r.0.trace.state.as_deref()
+        ],
+        "ON CONFLICT (id) DO UPDATE SET definition = excluded.definition, state = excluded.state, reason = excluded.reason, \
+         attempt = excluded.attempt, stuck = excluded.stuck, version = excluded.version, due_us = excluded.due_us, ended_us = excluded.ended_us"
+    )?;
+    Ok(())
+}
+
+/// The ids of instances whose deadline has passed, oldest first. Load them before acting: another replica may come first.
+///
+/// # Errors
+/// What the database said.
+pub async fn due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result<Vec<Uuid>, Error> {
+    Ok(on!(conn, |c| sqlx::query_scalar::<DB, Uuid>("SELECT id FROM sagas WHERE due_us <= $1 ORDER BY due_us LIMIT $2")
+        .bind(now.0)
+        .bind(limit)
+        .fetch_all(c)
+        .await)?)
+}
+
+/// Which instances to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    All,
+    Open,
+    Ended,
+    Stuck,
+}
+
+/// An instance in a list.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub id: Uuid,
+    pub definition: i64,
+    pub state: String,
+    pub reason: Option<String>,
+    pub attempt: i64,
+    pub stuck: bool,
+    pub due: Option<Timestamp>,
+    pub started: Timestamp,
+    pub ended: Option<Timestamp>,
+}
+
+/// Lists instances, newest first, after the id `after` (exclusive).
+///
+/// # Errors
+/// What the database said.
+pub async fn list(conn: &mut Conn<'_>, selection: Selection, after: Option<Uuid>, limit: i64) -> Result<Vec<Listed>, Error> {
+    type Row = (Uuid, i64, String, Option<String>, i64, i64, Option<i64>, i64, Option<i64>);
+    macro_rules! sql {
+        ($condition:literal) => {
+            concat!(
+                "SELECT id, definition, state, reason, attempt, stuck, due_us, started_us, ended_us FROM sagas WHERE id < $1",
+                $condition,
+                " ORDER BY id DESC LIMIT $2"
+            )
+        };
+    }
+    let sql = match selection {
+        Selection::All => sql!(""),
+        Selection::Open => sql!(" AND due_us IS NOT NULL"),
+        Selection::Ended => sql!(" AND due_us IS NULL"),
+        Selection::Stuck => sql!(" AND stuck = 1"),
+    };
+    let after = after.unwrap_or(Uuid::max());
+    let rows: Vec<Row> = on!(conn, |c| sqlx::query_as::<DB, Row>(sql).bind(after).bind(limit).fetch_all(c).await)?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, definition, state, reason, attempt, stuck, due, started, ended)| Listed {
+            id,
+            definition,
+            state,
+            reason,
+            attempt,
+            stuck: stuck != 0,
+            due: due.map(Timestamp),
+            started: Timestamp(started),
+            ended: ended.map(Timestamp),
+        })
+        .collect())
+}

@@ -1,0 +1,50 @@
+//! Watches deadlines: looks for instances that are due and hands them to the hosting service's writer.
+
+use std::{future::Future, time::Duration};
+
+use eventlog::{Error, Log};
+use tokio_util::sync::CancellationToken;
+
+use crate::store;
+
+/// How often the table is asked for due instances: one look-up by index.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// After a failed look.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Calls `fire` whenever an instance is due, until `stop`. `fire` decides every due instance in one transaction.
+pub async fn watch_deadlines<F>(log: Log, fire: impl Fn() -> F + Send, stop: CancellationToken)
+where
+    F: Future<Output = Result<(), Error>> + Send,
+{
+    loop {
+        let pause = match look(&log, &fire).await {
+            Ok(true) => continue,
+            Ok(false) => LOOK_EVERY,
+            Err(Error::Closed) => return,
+            Err(error) => {
+                tracing::warn!(%error, "can't look for due sagas; trying again");
+                PAUSE
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = log.env().sleep(pause) => {}
+        }
+    }
+}
+
+/// Whether there was something due.
+async fn look<F>(log: &Log, fire: &impl Fn() -> F) -> Result<bool, Error>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let now = log.env().now();
+    let due = store::due(&mut log.reader().await?.conn(), now, 1).await?;
+    if due.is_empty() {
+        return Ok(false);
+    }
+    fire().await?;
+    Ok(true)
+}

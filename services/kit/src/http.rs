@@ -1,0 +1,20 @@
+//! The HTTP door: extractors, problems, pages, the layers around every request, probes and documentation.
+//!
+//! Never here: a route of any service. A service hands over its [`Routes`]; [`app`] puts them behind one door, [`serve`] opens it.
+
+mod app;
+mod docs;
+mod extract;
+mod layer;
+mod page;
+mod probe;
+mod problem;
+mod serve;
+mod trace;
+
+pub use app::{App, AppConfig, Routes, app};
+pub use extract::{BODY_BYTES_MAX, Body, Json, Path, Peer, Query, Traced};
+pub use page::{List, Page, PageQuery};
+pub use probe::Check;
+pub use problem::{ApiResult, FieldError, Problem};
+pub use serve::{Stopping, serve};

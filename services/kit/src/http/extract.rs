@@ -1,0 +1,195 @@
+//! What handlers take out of a request. Each rejection is a [`Problem`], so that nothing answers in axum's own words.
+//!
+//! Never here: rules about values; a DTO's own checks are the service's. From here the value goes to the handler.
+
+use std::{convert::Infallible, net::IpAddr, net::SocketAddr};
+
+use axum::{
+    extract::{ConnectInfo, FromRequest, FromRequestParts, Request},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use contract::Trace;
+use http_body_util::BodyExt;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use super::{FieldError, Problem};
+
+/// The largest body that is read, in bytes.
+pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How much of a body that is too large is still taken off the wire, so that its sender gets to read the answer.
+const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
+
+/// A JSON body: 415 for another content type, 413 over 64 KiB, 400 where it does not parse, 422 where it parses but is wrong.
+#[derive(Clone, Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Ok(Self(Body::from_request(request, state).await?.value))
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response(),
+            Err(error) => {
+                tracing::error!(%error, "an answer can't be written as JSON");
+                Problem::internal().into_response()
+            }
+        }
+    }
+}
+
+/// A JSON body like [`Json`], with its bytes: the fingerprint of a request with an `Idempotency-Key`.
+#[derive(Clone, Debug)]
+pub struct Body<T> {
+    pub value: T,
+    pub raw: Bytes,
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::of_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        let raw = read(request.into_body()).await?;
+        let value = parse(&raw)?;
+        Ok(Self { value, raw })
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
+/// Reads a whole body within its bound.
+pub(crate) async fn read(mut body: axum::body::Body) -> Result<Bytes, Problem> {
+    let mut parts: Vec<Bytes> = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "malformed", "the body broke off"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > DISCARDED_BYTES_MAX {
+            break;
+        }
+        if length <= BODY_BYTES_MAX {
+            parts.push(data);
+        }
+    }
+    match parts.len() {
+        _ if length > BODY_BYTES_MAX => Err(Problem::of_status(StatusCode::PAYLOAD_TOO_LARGE)),
+        1 => Ok(parts.remove(0)),
+        _ => Ok(parts.concat().into()),
+    }
+}
+
+fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
+    let value = serde_json::from_slice(raw).map_err(|error| wrong::<T>(raw, &error))?;
+    // An escaped NUL is good JSON and good UTF-8, but PostgreSQL can't store it. A plain search first: almost no body has one.
+    if raw.windows(6).any(|window| window == b"\\u0000") && has_nul(&serde_json::from_slice(raw).unwrap_or_default()) {
+        return Err(Problem::invalid("", "text must not contain NUL"));
+    }
+    Ok(value)
+}
+
+fn wrong<T: DeserializeOwned>(raw: &[u8], error: &serde_json::Error) -> Problem {
+    // Out of range is of the category syntax there, but such a number is good JSON.
+    if !error.is_data() && !error.to_string().starts_with("number out of range") {
+        return Problem::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not JSON: {error}"));
+    }
+    // Read once more, now keeping track of where: the good case does not pay for it.
+    let mut deserializer = serde_json::Deserializer::from_slice(raw);
+    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+        Err(error) => {
+            let path = error.path().to_string();
+            let field = if path == "." { String::new() } else { path };
+            Problem::unprocessable(vec![FieldError { field, detail: without_place(&error.inner().to_string()) }])
+        }
+        Ok(_) => Problem::invalid("", without_place(&error.to_string())),
+    }
+}
+
+/// Without "at line 1 column 7", which says nothing where the field is named.
+fn without_place(text: &str) -> String {
+    text.rsplit_once(" at line ").map_or(text, |(what, _)| what).to_owned()
+}
+
+fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_nul),
+        Value::Object(members) => members.iter().any(|(key, value)| key.contains('\0') || has_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// An id from the path: 404 where it is not one, as nothing can be there.
+#[derive(Clone, Copy, Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Path::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(id)) => Ok(Self(id)),
+            Err(_) => Err(Problem::not_found()),
+        }
+    }
+}
+
+/// The query: 422 for anything wrong in it.
+#[derive(Clone, Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        if parts.uri.query().is_some_and(|query| query.contains("%00")) {
+            return Err(Problem::invalid("", "text must not contain NUL"));
+        }
+        match axum::extract::Query::try_from_uri(&parts.uri) {
+            Ok(axum::extract::Query(value)) => Ok(Self(value)),
+            Err(rejection) => {
+                let text = rejection.body_text();
+                let detail = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+                Err(Problem::invalid("", detail))
+            }
+        }
+    }
+}
+
+/// The request's trace context, taken from its headers or made for it.
+#[derive(Clone, Debug)]
+pub struct Traced(pub Trace);
+
+impl<S: Send + Sync> FromRequestParts<S> for Traced {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.extensions.get::<Trace>().cloned().unwrap_or_default()))
+    }
+}
+
+/// The address that the request came from; `None` where there is no connection, as in a test.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub Option<IpAddr>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical())))
+    }
+}

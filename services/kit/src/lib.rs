@@ -1,0 +1,16 @@
+//! What every service shares: HTTP, problems, tokens, idempotency keys, pages, metrics, probes, tasks and their end.
+//!
+//! Never here: a rule of any service, SQL, a topic. From here the flow goes into `services/*`, whose routes [`http::app`]
+//! puts behind one door, and to `services/skald`, which serves that door.
+
+pub mod auth;
+pub mod grpc;
+pub mod http;
+pub mod idempotency;
+pub mod log;
+pub mod metrics;
+pub mod tasks;
+
+pub use idempotency::Idempotency;
+pub use metrics::Metrics;
+pub use tasks::Tasks;

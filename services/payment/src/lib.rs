@@ -1,0 +1,3 @@
+mod config;
+mod domain;
+pub use config::Config;
