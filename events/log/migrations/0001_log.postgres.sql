@@ -23,7 +23,9 @@ CREATE TABLE head (
     position BIGINT NOT NULL,
     service TEXT NOT NULL,
     log_id UUID NOT NULL,
-    epoch BIGINT NOT NULL
+    epoch BIGINT NOT NULL,
+    -- Keys the hashes of idempotency keys; the same for every replica.
+    secret BYTEA NOT NULL
 );
 
 CREATE TABLE progress (

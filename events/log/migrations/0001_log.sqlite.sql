@@ -23,7 +23,9 @@ CREATE TABLE head (
     position INTEGER NOT NULL,
     service TEXT NOT NULL,
     log_id BLOB NOT NULL,
-    epoch INTEGER NOT NULL
+    epoch INTEGER NOT NULL,
+    -- Keys the hashes of idempotency keys; the same for every replica.
+    secret BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE progress (

@@ -47,6 +47,10 @@ impl From<sqlx::Error> for Error {
                 ErrorKind::ForeignKeyViolation | ErrorKind::NotNullViolation | ErrorKind::CheckViolation => {
                     Self::Refused(error.into())
                 }
+                // Serialization failures and deadlocks: PostgreSQL rolled the transaction back for another one's sake.
+                _ if database.code().is_some_and(|code| code.len() == 5 && code.starts_with("40")) => {
+                    Self::Conflict(error.into())
+                }
                 _ if is_outage(database.code().as_deref().unwrap_or_default()) => Self::Unavailable(error.into()),
                 _ => Self::Refused(error.into()),
             },
@@ -67,8 +71,8 @@ impl From<sqlx::Error> for Error {
 fn is_outage(code: &str) -> bool {
     if code.len() == 5 {
         let class = &code[..2];
-        // connection, transaction state, rollback (serialization, deadlock), resources, intervention, system, cannot connect now
-        return ["08", "25", "40", "53", "55", "57", "58"].contains(&class);
+        // connection, transaction state, resources, object state, intervention, system
+        return ["08", "25", "53", "55", "57", "58"].contains(&class);
     }
     // The low byte is the primary code: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL.
     code.parse::<u32>().is_ok_and(|code| [5, 6, 7, 8, 9, 10, 13, 14, 15].contains(&(code & 0xff)))
@@ -115,7 +119,7 @@ mod tests {
 
     #[test]
     fn outages_are_told_from_refusals() {
-        for outage in ["5", "13", "10", "1546", "778", "40001", "40P01", "57P01", "53100", "08006"] {
+        for outage in ["5", "13", "10", "1546", "778", "57P01", "53100", "08006"] {
             assert!(is_outage(outage), "{outage}");
         }
         for refusal in ["1", "19", "275", "22021", "42P01", "23514"] {

@@ -12,11 +12,13 @@ mod migrate;
 mod read;
 mod sql;
 mod tail;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod unit;
 mod writer;
 
 pub use backoff::backoff;
-pub use db::{Conn, Database, Owned, Readers};
+pub use db::{Conn, Database, Owned, Reader, Readers};
 pub use dead_letter::DeadLetter;
 pub use env::{Clock, Env, SystemClock};
 pub use error::{Error, OpenError};
@@ -24,7 +26,7 @@ pub use migrate::Migration;
 pub use read::{Log, Opened};
 pub use sql::{for_update, run_length};
 pub use unit::{Job, New, Unit};
-pub use writer::{Answer, Claim, Delivered, Handler, IdempotencyKey, Item, Stored, Writer, WriterLimits};
+pub use writer::{Answer, Claim, Delivered, Handler, IdempotencyKey, Item, KEYS_KEPT, Stored, Writer, WriterLimits};
 
 /// What the macros of this crate expand to; services name no database driver.
 #[doc(hidden)]

@@ -23,6 +23,7 @@ struct Inner {
     service: &'static str,
     id: Uuid,
     epoch: i64,
+    secret: [u8; 32],
     database: Database,
     readers: Readers,
     env: Env,
@@ -89,13 +90,17 @@ impl Log {
         durable(&database, &mut connection).await?;
         migrate::run(&database, &mut connection, migrations).await?;
         let unreadable = |source| OpenError::Read { database: database.to_string(), source };
-        let (position, found, id, epoch) = first_head(&mut connection, service, &env).await.map_err(unreadable)?;
+        let Head { position, service: found, id, epoch, secret } =
+            first_head(&mut connection, service, &env).await.map_err(unreadable)?;
         if found != service {
             return Err(OpenError::OtherService { database: database.to_string(), found, wanted: service.to_owned() });
         }
         let readers = database.readers()?;
         let (head, tail) = (watch::Sender::new(position), Mutex::default());
-        Ok(Opened { log: Self { inner: Arc::new(Inner { service, id, epoch, database, readers, env, head, tail }) }, connection })
+        Ok(Opened {
+            log: Self { inner: Arc::new(Inner { service, id, epoch, secret, database, readers, env, head, tail }) },
+            connection,
+        })
     }
 
     pub fn service(&self) -> &'static str {
@@ -105,6 +110,11 @@ impl Log {
     /// `ce_source`: the service, the log's own id and its epoch.
     pub fn source(&self) -> String {
         format!("/skald/{}/{}/{}", self.inner.service, self.inner.id, self.inner.epoch)
+    }
+
+    /// A random secret made with the log, for keyed hashes. The same for every replica and after every restart.
+    pub fn secret(&self) -> [u8; 32] {
+        self.inner.secret
     }
 
     pub fn env(&self) -> &Env {
@@ -209,8 +219,18 @@ impl Log {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn stored(&self, key: &IdempotencyKey) -> Result<Option<Stored>, Error> {
+        Ok(self.stored_many(std::slice::from_ref(key)).await?.pop().map(|(_, stored)| stored))
+    }
+
+    /// The same for many keys in one read, each answer with its key; a key that was never used is not among them.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn stored_many(&self, keys: &[IdempotencyKey]) -> Result<Vec<([u8; 32], Stored)>, Error> {
         let mut reader = self.reader().await?;
-        Ok(stored(&mut reader.conn(), &[key.key.to_vec()]).await?.pop().map(|(_, stored)| stored))
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| key.key.to_vec()).collect();
+        let found = stored(&mut reader.conn(), &keys).await?;
+        Ok(found.into_iter().filter_map(|(key, stored)| Some((key.try_into().ok()?, stored))).collect())
     }
 
     pub(crate) fn committed(&self, rows: Vec<Arc<Message>>) {
@@ -244,20 +264,37 @@ pub(crate) async fn stored(conn: &mut Conn<'_>, keys: &[Vec<u8>]) -> Result<Vec<
         .collect()
 }
 
+/// The one row that says what a database is.
+struct Head {
+    position: i64,
+    service: String,
+    id: Uuid,
+    epoch: i64,
+    secret: [u8; 32],
+}
+
 /// Reads the head row, or makes it for a new database.
-async fn first_head(connection: &mut Owned, service: &str, env: &Env) -> Result<(i64, String, Uuid, i64), Error> {
-    let id = env.id();
-    on!(&mut connection.conn(), |c| sqlx::query::<DB>(
-        "INSERT INTO head (one, position, service, log_id, epoch) VALUES (1, 0, $1, $2, 1) ON CONFLICT (one) DO NOTHING"
+async fn first_head(connection: &mut Owned, service: &str, env: &Env) -> Result<Head, Error> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| Error::Corrupt(format!("no randomness from the operating system: {error}")))?;
+    on!(&mut connection.conn(), |c| {
+        sqlx::query::<DB>(
+        "INSERT INTO head (one, position, service, log_id, epoch, secret) VALUES (1, 0, $1, $2, 1, $3) ON CONFLICT (one) DO NOTHING"
     )
     .bind(service)
-    .bind(id)
+    .bind(env.id())
+    .bind(secret.to_vec())
     .execute(c)
     .await
-    .map(drop))?;
-    Ok(on!(&mut connection.conn(), |c| {
-        sqlx::query_as::<DB, (i64, String, Uuid, i64)>("SELECT position, service, log_id, epoch FROM head").fetch_one(c).await
-    })?)
+    .map(drop)
+    })?;
+    type Row = (i64, String, Uuid, i64, Vec<u8>);
+    let row: Row = on!(&mut connection.conn(), |c| {
+        sqlx::query_as::<DB, Row>("SELECT position, service, log_id, epoch, secret FROM head").fetch_one(c).await
+    })?;
+    let (position, service, id, epoch, secret) = row;
+    let secret = secret.try_into().map_err(|_| Error::Corrupt("the log's secret is 32 bytes".into()))?;
+    Ok(Head { position, service, id, epoch, secret })
 }
 
 /// PostgreSQL must sync what it acknowledges; SQLite is told to, when the connection opens.

@@ -1,11 +1,11 @@
 //! Group commit: whatever has gathered in the queue is decided in memory and appended in one transaction.
 //!
-//! The order inside a transaction is always the same, so that replicas never deadlock: progress; idempotency keys; the
-//! handler's rows, sorted by key; then the head and the log. One that loses leaves the batch, and never fails its neighbours.
+//! The order inside a transaction is always the same, so that replicas never deadlock: progress; the handler's rows, sorted by
+//! key; idempotency keys, sorted; then the head and the log. One that loses leaves the batch, and never fails its neighbours.
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
-use contract::Message;
+use contract::{Message, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{DeadLetter, Error, Job, Log, Opened, Unit, backoff, db::Owned, dead_letter, insert_many, on, read};
@@ -111,11 +111,29 @@ const SETTLE_TRIES: u32 = 8;
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_CAP: Duration = Duration::from_secs(2);
 
+/// Idempotency keys deleted in one transaction.
+const FORGOTTEN_MAX: i64 = 1_000;
+/// How long an idempotency key is kept.
+pub const KEYS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 enum Entry<H: Handler> {
-    Request { job: Job<H::Work>, key: Option<IdempotencyKey>, reply: Reply<Answer<H::Done>> },
-    Delivery { claim: Claim, items: Vec<Item<H::Work>>, reply: Reply<Delivered> },
+    Request {
+        job: Job<H::Work>,
+        key: Option<IdempotencyKey>,
+        reply: Reply<Answer<H::Done>>,
+    },
+    Delivery {
+        claim: Claim,
+        items: Vec<Item<H::Work>>,
+        reply: Reply<Delivered>,
+    },
+    /// Forgets idempotency keys from before an instant.
+    Forget {
+        before: Timestamp,
+        reply: Reply<Delivered>,
+    },
 }
 
 impl<H: Handler> Entry<H> {
@@ -123,6 +141,7 @@ impl<H: Handler> Entry<H> {
         match self {
             Self::Request { .. } => 1,
             Self::Delivery { items, .. } => items.len().max(1),
+            Self::Forget { .. } => 1,
         }
     }
 
@@ -130,7 +149,7 @@ impl<H: Handler> Entry<H> {
         // A reply that nobody waits for any more is no loss: the caller gave up.
         match self {
             Self::Request { reply, .. } => drop(reply.send(Err(error))),
-            Self::Delivery { reply, .. } => drop(reply.send(Err(error))),
+            Self::Delivery { reply, .. } | Self::Forget { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }
@@ -192,6 +211,17 @@ impl<H: Handler> Writer<H> {
             Answer::Done(done) => Ok(done),
             Answer::Repeated(_) | Answer::KeyReused => unreachable!("a job without a key has no stored answer"),
         }
+    }
+
+    /// Forgets idempotency keys older than [`KEYS_KEPT`], a bounded number at a time.
+    ///
+    /// # Errors
+    /// What the database said.
+    pub async fn forget_old_keys(&self) -> Result<(), Error> {
+        let before = self.log.env().now().minus(KEYS_KEPT);
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Entry::Forget { before, reply }).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?.map(drop)
     }
 
     /// Handles messages and moves the consumer's progress, in one transaction; waits for room in the queue.
@@ -287,12 +317,14 @@ impl<H: Handler> Task<H> {
         for (entry, outcome) in batch.into_iter().zip(outcomes) {
             match (entry, outcome) {
                 (Entry::Request { reply, .. }, Outcome::Answer(answer)) => drop(reply.send(Ok(answer))),
-                (Entry::Delivery { reply, .. }, Outcome::Committed(done)) => {
+                (Entry::Delivery { reply, .. } | Entry::Forget { reply, .. }, Outcome::Committed(done)) => {
                     drop(reply.send(Ok(Delivered::Committed)));
                     self.handler.committed(done);
                 }
                 (Entry::Delivery { reply, .. }, Outcome::Lost) => drop(reply.send(Ok(Delivered::Lost))),
-                (Entry::Request { .. }, Outcome::Committed(_) | Outcome::Lost) | (Entry::Delivery { .. }, Outcome::Answer(_)) => {
+                (Entry::Request { .. }, Outcome::Committed(_) | Outcome::Lost)
+                | (Entry::Delivery { .. }, Outcome::Answer(_))
+                | (Entry::Forget { .. }, Outcome::Answer(_) | Outcome::Lost) => {
                     unreachable!("outcomes are made in the order of the entries")
                 }
             }
@@ -388,6 +420,7 @@ impl<H: Handler> Task<H> {
                     }
                 }
                 Entry::Delivery { .. } => {}
+                Entry::Forget { before, .. } => forget(&mut unit, *before).await?,
             }
         }
 
@@ -424,6 +457,7 @@ impl<H: Handler> Task<H> {
                     }
                 }),
                 Entry::Delivery { .. } if lost => Outcome::Lost,
+                Entry::Forget { .. } => Outcome::Committed(Vec::new()),
                 Entry::Delivery { items, .. } => {
                     let readable = items.iter().filter(|item| item.work.is_ok()).count();
                     Outcome::Committed(done.by_ref().take(readable).collect())
@@ -432,6 +466,7 @@ impl<H: Handler> Task<H> {
             .collect();
 
         let now_us = unit.now().0;
+        answers.sort_by_key(|(key, _)| key.key);
         if !answers.is_empty() {
             insert_many!(
                 unit.conn(),
@@ -467,7 +502,7 @@ async fn claim<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -> Result<Ve
         .enumerate()
         .filter_map(|(index, entry)| match entry {
             Entry::Delivery { claim, .. } => Some((index, claim)),
-            Entry::Request { .. } => None,
+            Entry::Request { .. } | Entry::Forget { .. } => None,
         })
         .collect();
     claims.sort_by_key(|(_, claim)| (&claim.consumer, &claim.topic, claim.partition));
@@ -490,6 +525,19 @@ async fn claim<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -> Result<Ve
         lost[index] = moved == 0;
     }
     Ok(lost)
+}
+
+/// Deletes old idempotency keys, a bounded number at a time.
+async fn forget(unit: &mut Unit<'_>, before: Timestamp) -> Result<(), Error> {
+    on!(unit.conn(), |c| sqlx::query::<DB>(
+        "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE time_us < $1 ORDER BY time_us LIMIT $2)"
+    )
+    .bind(before.0)
+    .bind(FORGOTTEN_MAX)
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
 }
 
 /// The answers that the batch's idempotency keys already have.

@@ -6,6 +6,7 @@ mod app;
 mod docs;
 mod extract;
 mod layer;
+mod money;
 mod page;
 mod probe;
 mod problem;
@@ -14,6 +15,7 @@ mod trace;
 
 pub use app::{App, AppConfig, Routes, app};
 pub use extract::{BODY_BYTES_MAX, Body, Json, Path, Peer, Query, Traced};
+pub use money::MoneySchema;
 pub use page::{List, Page, PageQuery};
 pub use probe::Check;
 pub use problem::{ApiResult, FieldError, Problem};

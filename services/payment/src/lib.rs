@@ -1,3 +1,73 @@
+//! The payment service: authorize, capture, void and refund, each at most once, whatever crashes or goes unanswered.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `domain` | what a command or an answer leads to; open first |
+//! | `handler` | commands, answers and due calls, in the writer's transactions |
+//! | `caller` | the calls that go out after the commit, and again until they are answered |
+//! | `provider` | the port to whoever moves the money, and the simulator that is built in |
+//! | `store`, `http`, `config`, `metrics` | rows, routes, knobs, measures |
+
+mod caller;
 mod config;
-mod domain;
+pub mod domain;
+mod handler;
+mod http;
+mod metrics;
+pub mod provider;
+mod store;
+
+use std::sync::Arc;
+
+use eventlog::{Migration, Opened, Writer, WriterLimits};
+use tokio::sync::Notify;
+
 pub use config::Config;
+pub use handler::{Done, Handler, Work};
+
+use caller::{Caller, Calls};
+use provider::{Provider, simulator::Simulator};
+
+/// The service's tables.
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    version: 100,
+    name: "payment",
+    sqlite: include_str!("../migrations/0100_payment.sqlite.sql"),
+    postgres: include_str!("../migrations/0100_payment.postgres.sql"),
+}];
+
+/// What the service is built from.
+pub struct Deps {
+    pub opened: Opened,
+    pub tasks: kit::Tasks,
+    pub metrics: kit::Metrics,
+    pub provider: Provider,
+    pub config: Config,
+}
+
+/// The running service.
+pub struct Service {
+    pub handler: Arc<Handler>,
+    pub writer: Writer<Handler>,
+    pub routes: kit::http::Routes,
+}
+
+/// Builds the service and starts its writer and its calls; whatever was open goes on.
+pub fn build(deps: Deps) -> Service {
+    let Deps { opened, tasks, metrics, provider, config } = deps;
+    let (caller, queue) = Caller::new();
+    let handler = Arc::new(Handler::new(caller.clone(), config.lease()));
+    let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
+    tasks.spawn("payment writer", task);
+    let provider = match provider {
+        Provider::BuiltIn => Arc::new(Simulator::new(writer.clone(), &config)),
+        Provider::Given(provider) => provider,
+    };
+    let metrics = metrics::Metrics::new(&metrics);
+    let calls = Calls { caller, provider, writer: writer.clone(), config, metrics, postponed: Notify::new() };
+    let calls = Arc::new(calls);
+    tasks.spawn("payment calls", calls.clone().run(queue, tasks.stopping()));
+    tasks.spawn("due payment calls", calls.run_due(tasks.stopping()));
+    let routes = http::routes(writer.log().clone());
+    Service { handler, writer, routes }
+}

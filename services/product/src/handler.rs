@@ -132,7 +132,7 @@ impl Batch {
                 return Ok(());
             }
         };
-        for (movement, line) in stock::movement(&event).iter().flat_map(|(to, lines)| lines.iter().map(|line| (*to, line))) {
+        for (movement, line) in stock::movements(&event) {
             let item = self.items.get_mut(&line.product_id).ok_or_else(|| lost(order_id, line))?;
             item.stock = item.stock.moved(movement, line.quantity);
             self.changed.stock.insert(line.product_id);
@@ -208,7 +208,9 @@ impl bus::Consumer for Handler {
     fn accept(&self, message: &Message) -> Result<Option<Work>, String> {
         match product::Command::decode(&message.kind, message.schema, &message.data) {
             Ok(command) => Ok(Some(Work::Saga(command))),
-            Err(error @ DecodeError::Malformed { .. }) => Err(format!("{error}: {}", error.source().map_or_else(String::new, |e| e.to_string()))),
+            Err(error @ DecodeError::Malformed { .. }) => {
+                Err(format!("{error}: {}", error.source().map_or_else(String::new, |e| e.to_string())))
+            }
             Err(error) => Err(error.to_string()),
         }
     }

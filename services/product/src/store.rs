@@ -3,7 +3,7 @@
 //! Never here: rules. What is loaded to be changed is loaded in key order and locked, and written back with one upsert a table.
 //! From here the flow goes to `handler.rs` (the writer's side) and to `http.rs` and `grpc.rs` (the readers' side).
 
-use contract::{Money, OrderId, ProductId, Timestamp, product::StockLine};
+use contract::{Money, OrderId, Timestamp, product::StockLine};
 use eventlog::{Conn, Error, Migration, for_update, insert_many, on, select_in};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -36,27 +36,27 @@ fn item(row: ItemRow) -> Result<Item, Error> {
     })
 }
 
-/// The columns of a product and its stock in the order of [`ItemRow`].
-macro_rules! items {
-    ($rest:literal) => {
-        concat!(
-            "SELECT p.product_id, p.sku, p.title, p.category, p.price_minor, p.currency, p.removed, p.version, p.added_us, \
-             s.on_hand, s.reserved, s.sold, s.added FROM products p JOIN stock s ON s.product_id = p.product_id ",
-            $rest
-        )
-    };
-}
-
 /// The products with these ids, sorted, to be changed.
 pub(crate) async fn items_to_change(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Vec<Item>, Error> {
     let tail = format!("ORDER BY p.product_id{}", for_update(conn));
-    let rows = select_in!(conn, ItemRow, items!("WHERE p.product_id IN"), ids, &tail)?;
-    rows.into_iter().map(item).collect()
+    items(conn, ids, &tail).await
 }
 
-/// The products with these ids that can be ordered, in no order.
-pub(crate) async fn items_on_sale(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Vec<Item>, Error> {
-    let rows = select_in!(conn, ItemRow, items!("WHERE p.removed = 0 AND p.product_id IN"), ids, "")?;
+/// The products with these ids, removed ones too, in no order.
+pub(crate) async fn items_to_read(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Vec<Item>, Error> {
+    items(conn, ids, "").await
+}
+
+async fn items(conn: &mut Conn<'_>, ids: &[Uuid], tail: &str) -> Result<Vec<Item>, Error> {
+    let rows = select_in!(
+        conn,
+        ItemRow,
+        "SELECT p.product_id, p.sku, p.title, p.category, p.price_minor, p.currency, p.removed, p.version, p.added_us, \
+         s.on_hand, s.reserved, s.sold, s.added FROM products p JOIN stock s ON s.product_id = p.product_id \
+         WHERE p.product_id IN",
+        ids,
+        tail
+    )?;
     rows.into_iter().map(item).collect()
 }
 
@@ -75,14 +75,13 @@ pub(crate) struct Filter {
 }
 
 /// Products that can be ordered, oldest first, at most `limit`, after the id `after`.
-pub(crate) async fn list(
-    conn: &mut Conn<'_>,
-    filter: &Filter,
-    after: Option<Uuid>,
-    limit: i64,
-) -> Result<Vec<Item>, Error> {
+pub(crate) async fn list(conn: &mut Conn<'_>, filter: &Filter, after: Option<Uuid>, limit: i64) -> Result<Vec<Item>, Error> {
     let rows = on!(conn, |c| {
-        let mut query = sqlx::QueryBuilder::<DB>::new(items!("WHERE p.removed = 0"));
+        let mut query = sqlx::QueryBuilder::<DB>::new(
+            "SELECT p.product_id, p.sku, p.title, p.category, p.price_minor, p.currency, p.removed, p.version, p.added_us, \
+             s.on_hand, s.reserved, s.sold, s.added FROM products p JOIN stock s ON s.product_id = p.product_id \
+             WHERE p.removed = 0",
+        );
         if let Some(category) = &filter.category {
             query.push(" AND p.category = ").push_bind(category);
         }

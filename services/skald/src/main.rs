@@ -1,1 +1,17 @@
-fn main() {}
+//! The one binary: `skald up`, `skald demo`, `skald audit`. It parses, builds, and runs until it is told to stop.
+//!
+//! Never here: anything worth a test. What each command does is in the module of its name.
+
+mod audit;
+mod cli;
+mod demo;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    cli::run(cli)
+}

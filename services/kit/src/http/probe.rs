@@ -9,9 +9,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use futures_util::{
-    future::{BoxFuture, join_all},
-};
+use futures_util::future::{BoxFuture, join_all};
 use serde::Serialize;
 
 use super::{Json, Stopping};

@@ -97,6 +97,13 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "something went wrong here; the trace id finds it in the log")
     }
 
+    /// The same under another code.
+    #[must_use]
+    pub fn coded(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
     #[must_use]
     pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
         self.errors = errors;
@@ -198,7 +205,7 @@ impl IntoResponse for Problem {
 impl From<eventlog::Error> for Problem {
     fn from(error: eventlog::Error) -> Self {
         use eventlog::Error;
-        let unavailable = |code, detail| Self { code, ..Self::unavailable(detail) };
+        let unavailable = |code, detail: &str| Self::unavailable(detail).coded(code);
         match &error {
             Error::Unavailable(source) | Error::Conflict(source) => {
                 tracing::warn!(%error, %source, "a request met a database that is away");

@@ -76,7 +76,8 @@ mod tests {
     fn a_bad_context_is_replaced_and_its_state_dropped() {
         let zero_trace = format!("00-{}-b7ad6b7169203331-01", "0".repeat(32));
         let zero_span = format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", "0".repeat(16));
-        let bad = ["", "00", "ff-1", &GOOD.to_uppercase(), &format!("{GOOD}-x"), &format!("ff{}", &GOOD[2..]), &zero_trace, &zero_span];
+        let bad =
+            ["", "00", "ff-1", &GOOD.to_uppercase(), &format!("{GOOD}-x"), &format!("ff{}", &GOOD[2..]), &zero_trace, &zero_span];
         for bad in bad {
             let trace = of(&headers(bad), &Env::system());
             assert_ne!(trace.id(), Some("0af7651916cd43dd8448eb211c80319c"), "{bad}");

@@ -151,11 +151,10 @@ pub fn evolve(item: Option<Item>, event: &Event, time: Timestamp) -> Option<Item
         }
         Event::ProductRemoved(_) => item.map(|item| next(Item { removed: true, ..item })),
         Event::StockChanged(changed) => item.map(|item| next(Item { stock: item.stock.changed(changed.change), ..item })),
-        // Rows of `reservation-<order id>`: they move pieces (`stock::movement`) and leave the product's version alone.
+        // Rows of `reservation-<order id>`: they move pieces (`stock::movements`) and leave the product's version alone.
         Event::StockReserved(_) | Event::StockRefused(_) | Event::StockReleased(_) | Event::StockCommitted(_) => item,
     }
 }
 
 #[cfg(test)]
-
-
+mod tests;

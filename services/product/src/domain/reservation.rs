@@ -68,12 +68,7 @@ pub fn order_of(command: &Command) -> OrderId {
     }
 }
 
-fn decide_reserve(
-    state: &Reservation,
-    free: impl Fn(ProductId) -> Option<i64>,
-    order_id: OrderId,
-    lines: &[StockLine],
-) -> Event {
+fn decide_reserve(state: &Reservation, free: impl Fn(ProductId) -> Option<i64>, order_id: OrderId, lines: &[StockLine]) -> Event {
     let again = Repeated(true);
     let refused = |refusal: Refusal, repeated| {
         StockRefused { order_id, reason: refusal.reason, products: refusal.products, repeated }.into()
@@ -172,5 +167,4 @@ fn shortfall(lines: &[StockLine], free: impl Fn(ProductId) -> Option<i64>) -> Op
 }
 
 #[cfg(test)]
-
-
+mod tests;

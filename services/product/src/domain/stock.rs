@@ -53,15 +53,20 @@ pub enum Movement {
     Restock,
 }
 
-/// What an event of a reservation moves; a reply given again moves nothing.
-pub fn movement(event: &Event) -> Option<(Movement, &[StockLine])> {
-    match event {
-        Event::StockReserved(reserved) if !reserved.repeated.0 => Some((Movement::Reserve, &reserved.lines)),
+/// What an event of a reservation moves, line by line; a reply given again moves nothing.
+pub fn movements(event: &Event) -> impl Iterator<Item = (Movement, &StockLine)> {
+    movement(event).into_iter().flat_map(|(to, lines)| lines.iter().map(move |line| (to, line)))
+}
+
+fn movement(event: &Event) -> Option<(Movement, &[StockLine])> {
+    let (to, lines) = match event {
+        Event::StockReserved(reserved) if !reserved.repeated.0 => (Movement::Reserve, reserved.lines.as_slice()),
         Event::StockReleased(released) if !released.repeated.0 => {
-            Some((if released.restocked { Movement::Restock } else { Movement::Release }, &released.lines))
+            (if released.restocked { Movement::Restock } else { Movement::Release }, released.lines.as_slice())
         }
-        Event::StockCommitted(committed) if !committed.repeated.0 => Some((Movement::Commit, &committed.lines)),
-        Event::StockReserved(_) | Event::StockReleased(_) | Event::StockCommitted(_) | Event::StockRefused(_) => None,
-        Event::ProductAdded(_) | Event::ProductChanged(_) | Event::ProductRemoved(_) | Event::StockChanged(_) => None,
-    }
+        Event::StockCommitted(committed) if !committed.repeated.0 => (Movement::Commit, committed.lines.as_slice()),
+        Event::StockReserved(_) | Event::StockReleased(_) | Event::StockCommitted(_) | Event::StockRefused(_) => return None,
+        Event::ProductAdded(_) | Event::ProductChanged(_) | Event::ProductRemoved(_) | Event::StockChanged(_) => return None,
+    };
+    Some((to, lines))
 }

@@ -1,0 +1,4 @@
+//! Tests of the saga tables: every cell, and whole conversations.
+
+mod cells;
+mod dialogue;

@@ -1,0 +1,110 @@
+//! An order as it happens: Server-Sent Events, one a row of its saga's stream, until it has ended.
+
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    extract::State,
+    http::HeaderMap,
+    response::{
+        Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use contract::{Message, OrderId};
+use engine::Instance;
+use futures_util::stream::{self, Stream};
+use kit::{
+    auth::Caller,
+    http::{ApiResult, Path, Problem},
+};
+use saga::order::OrderSaga;
+
+use super::{Shop, lists::entry, orders::own};
+use crate::follow::Watcher;
+
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Streams an order's history as it happens. `id` is the entry's version; a client that comes back with `Last-Event-ID` goes on after it.
+#[utoipa::path(get, path = "/v1/orders/{id}/events", tag = "order",
+    params(("id" = uuid::Uuid, Path), ("Last-Event-ID" = Option<i64>, Header, description = "Go on after this event")),
+    responses((status = 200, description = "`text/event-stream`; ends with the saga"), (status = 404, description = "None, or somebody else's")))]
+pub(crate) async fn events(
+    State(shop): State<Arc<Shop>>,
+    caller: Caller,
+    Path(id): Path<OrderId>,
+    headers: HeaderMap,
+) -> ApiResult<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
+    let after: i64 = match headers.get("last-event-id") {
+        None => 0,
+        Some(value) => value
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .filter(|version| (0..i64::MAX).contains(version))
+            .ok_or_else(|| Problem::invalid("Last-Event-ID", "must be the id of an earlier event"))?,
+    };
+    // Watched before it is read, so that nothing falls in between.
+    let watcher = shop.watchers.watch(id);
+    own(&shop, caller, id).await?;
+    let told = Told {
+        shop,
+        watcher,
+        stream: Instance::<OrderSaga>::stream(id.0),
+        version: after,
+        state: None,
+        rows: VecDeque::new(),
+        ended: false,
+    };
+    Ok(Sse::new(stream::unfold(told, Told::next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// How far one client has been told.
+struct Told {
+    shop: Arc<Shop>,
+    watcher: Watcher,
+    stream: String,
+    version: i64,
+    state: Option<String>,
+    rows: VecDeque<Arc<Message>>,
+    ended: bool,
+}
+
+impl Told {
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        loop {
+            if let Some(row) = self.rows.pop_front() {
+                self.version = row.version;
+                self.ended |= row.kind == "saga.SagaEnded";
+                let entry = entry(&row, &mut self.state);
+                let event = Event::default().id(row.version.to_string()).event(row.kind.clone());
+                let event = event.json_data(&entry).unwrap_or_else(|_| Event::default().comment("unreadable"));
+                return Some((Ok(event), self));
+            }
+            if self.ended {
+                return None;
+            }
+            match self.shop.log().stream(&self.stream, self.version + 1).await {
+                Ok(rows) if !rows.is_empty() => self.rows = rows.into(),
+                // Everything is told: was it the end already, or does something come?
+                Ok(_) if self.has_ended().await => return None,
+                Ok(_) => {
+                    let stopping = self.shop.stopping.clone();
+                    tokio::select! {
+                        () = stopping.cancelled() => return None,
+                        () = self.watcher.changed() => {}
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "an event stream ends early; its client comes back with Last-Event-ID");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Whether the stream ended at or before what the client has seen.
+    async fn has_ended(&self) -> bool {
+        let newest = self.shop.log().stream(&self.stream, self.version.max(1)).await;
+        newest.is_ok_and(|rows| rows.last().is_some_and(|row| row.kind == "saga.SagaEnded"))
+    }
+}

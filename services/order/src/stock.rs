@@ -1,0 +1,257 @@
+//! The stock check before an order is taken: gRPC to the product service. Checks that arrive together share a call.
+//!
+//! Never here: what a short line means for an order (`domain.rs`). Away or slow is answered at once, by a breaker.
+
+use std::{future::Future, time::Duration};
+
+use contract::{Money, ProductId, Timestamp};
+use eventlog::Env;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use kit::{
+    Tasks,
+    grpc::stock::{
+        CheckStockRequest, CheckStockResponse, check_stock_request::Line, check_stock_response::Item, stock_client::StockClient,
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::domain::{Offer, Quote, Wanted};
+
+/// Checks waiting for a call; one more is refused.
+const WAITING_MAX: usize = 4_096;
+/// Lines in one call.
+const LINES_MAX: usize = 1_000;
+/// Calls at a time: one slow call must not hold up the others.
+const CALLS_MAX: usize = 4;
+/// After so many failures in a row the product service counts as away …
+const FAILURES_MAX: u32 = 5;
+/// … for so long; then one call finds out.
+const OPEN_FOR: Duration = Duration::from_secs(1);
+
+/// The product service can't be asked now.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the stock can't be checked now: {0}")]
+pub struct Away(pub String);
+
+struct Check {
+    wanted: Vec<Wanted>,
+    reply: oneshot::Sender<Result<Vec<Quote>, Away>>,
+}
+
+/// The door to the stock check. Cheap to clone.
+#[derive(Clone)]
+pub struct Stock {
+    queue: mpsc::Sender<Check>,
+}
+
+impl Stock {
+    /// Asks the product service at `address`, such as `http://127.0.0.1:50052`; connects when first asked.
+    ///
+    /// # Errors
+    /// The address is no URL.
+    pub fn grpc(address: &str, timeout: Duration, env: Env, tasks: &Tasks) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(address.to_owned())?.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true);
+        let channel = endpoint.connect_lazy();
+        let ask = move |lines: Vec<Wanted>| call(channel.clone(), lines);
+        Ok(Self::start(ask, timeout, env, tasks))
+    }
+
+    /// Asks through `ask`, whose quotes come in the order of the lines.
+    pub fn start<A, F>(ask: A, timeout: Duration, env: Env, tasks: &Tasks) -> Self
+    where
+        A: Fn(Vec<Wanted>) -> F + Send + 'static,
+        F: Future<Output = Result<Vec<Quote>, Away>> + Send + 'static,
+    {
+        let (queue, checks) = mpsc::channel(WAITING_MAX);
+        let caller = Caller { ask, timeout, breaker: Breaker::default(), env };
+        tasks.spawn("stock checks", caller.run(checks, tasks.stopping()));
+        Self { queue }
+    }
+
+    /// Asks for existence, price and free pieces of these products; the answer has the same order.
+    ///
+    /// # Errors
+    /// [`Away`]: try again soon.
+    pub async fn check(&self, wanted: Vec<Wanted>) -> Result<Vec<Quote>, Away> {
+        let (reply, answer) = oneshot::channel();
+        let too_many = |_| Away("too many checks are waiting".into());
+        self.queue.try_send(Check { wanted, reply }).map_err(too_many)?;
+        answer.await.map_err(|_| Away("the service is shutting down".into()))?
+    }
+}
+
+struct Caller<A> {
+    ask: A,
+    timeout: Duration,
+    breaker: Breaker,
+    env: Env,
+}
+
+impl<A, F> Caller<A>
+where
+    A: Fn(Vec<Wanted>) -> F + Send + 'static,
+    F: Future<Output = Result<Vec<Quote>, Away>> + Send + 'static,
+{
+    async fn run(mut self, mut checks: mpsc::Receiver<Check>, stop: tokio_util::sync::CancellationToken) {
+        let mut calls = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some((batch, answer)) = calls.next() => {
+                    self.breaker.heard(self.env.now(), &answer);
+                    reply(batch, answer);
+                }
+                check = checks.recv(), if calls.len() < CALLS_MAX => {
+                    let Some(check) = check else { return };
+                    let batch = gather(check, &mut checks);
+                    if self.breaker.is_open(self.env.now()) {
+                        reply(batch, Err(Away("the product service is away".into())));
+                        continue;
+                    }
+                    let lines: Vec<Wanted> = batch.iter().flat_map(|check| check.wanted.iter().copied()).collect();
+                    let (call, timeout) = ((self.ask)(lines), self.timeout);
+                    calls.push(async move {
+                        let late = |_| Err(Away("the product service did not answer in time".into()));
+                        (batch, tokio::time::timeout(timeout, call).await.unwrap_or_else(late))
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What is waiting already, up to the bound of a call.
+fn gather(first: Check, checks: &mut mpsc::Receiver<Check>) -> Vec<Check> {
+    let mut lines = first.wanted.len();
+    let mut batch = vec![first];
+    while lines < LINES_MAX
+        && let Ok(check) = checks.try_recv()
+    {
+        lines += check.wanted.len();
+        batch.push(check);
+    }
+    batch
+}
+
+/// Gives each check its part of the call's answer.
+fn reply(batch: Vec<Check>, answer: Result<Vec<Quote>, Away>) {
+    match answer {
+        Ok(quotes) => {
+            let mut quotes = quotes.into_iter();
+            for check in batch {
+                let part = quotes.by_ref().take(check.wanted.len()).collect();
+                drop(check.reply.send(Ok(part)));
+            }
+        }
+        Err(away) => batch.into_iter().for_each(|check| drop(check.reply.send(Err(away.clone())))),
+    }
+}
+
+async fn call(channel: Channel, wanted: Vec<Wanted>) -> Result<Vec<Quote>, Away> {
+    let line = |wanted: &Wanted| Line { product_id: wanted.product_id.to_string(), quantity: wanted.quantity };
+    let request = CheckStockRequest { lines: wanted.iter().map(line).collect() };
+    let answer = StockClient::new(channel).check_stock(request).await;
+    let CheckStockResponse { items } = answer.map_err(|status| Away(status.message().to_owned()))?.into_inner();
+    if items.len() != wanted.len() {
+        return Err(Away(format!("asked for {} lines, got {}", wanted.len(), items.len())));
+    }
+    wanted.iter().zip(items).map(|(wanted, item)| quote(wanted.product_id, item)).collect()
+}
+
+fn quote(product_id: ProductId, item: Item) -> Result<Quote, Away> {
+    if !item.exists {
+        return Ok(Quote { product_id, offer: None });
+    }
+    let currency = item.currency.parse().map_err(|error| Away(format!("{error}")))?;
+    let offer = Offer { title: item.title, price: Money::new(item.price_minor, currency), available: item.available_quantity };
+    Ok(Quote { product_id, offer: Some(offer) })
+}
+
+/// Answers for a service that is away, so that nobody waits for its timeout.
+#[derive(Debug, Default)]
+struct Breaker {
+    failures: u32,
+    open_until: Option<Timestamp>,
+}
+
+impl Breaker {
+    /// Whether to answer at once. Once the time is over, one call may find out; the others wait for it.
+    fn is_open(&mut self, now: Timestamp) -> bool {
+        match self.open_until {
+            Some(until) if now < until => true,
+            Some(_) => {
+                self.open_until = Some(now.plus(OPEN_FOR));
+                false
+            }
+            None => false,
+        }
+    }
+
+    fn heard(&mut self, now: Timestamp, answer: &Result<Vec<Quote>, Away>) {
+        match answer {
+            Ok(_) => *self = Self::default(),
+            Err(away) => {
+                self.failures += 1;
+                if self.failures >= FAILURES_MAX {
+                    if self.open_until.is_none() {
+                        tracing::warn!(error = %away, "the product service is away; orders get 503 until it answers");
+                    }
+                    self.open_until = Some(now.plus(OPEN_FOR));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    fn wanted(n: u128) -> Vec<Wanted> {
+        vec![Wanted { product_id: uuid::Uuid::from_u128(n).into(), quantity: 1 }]
+    }
+
+    fn unknown(lines: &[Wanted]) -> Vec<Quote> {
+        lines.iter().map(|line| Quote { product_id: line.product_id, offer: None }).collect()
+    }
+
+    #[tokio::test]
+    async fn checks_that_arrive_together_share_a_call_and_get_their_own_lines() {
+        let (tasks, calls) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
+        let counted = calls.clone();
+        let ask = move |lines: Vec<Wanted>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async move { Ok(unknown(&lines)) }
+        };
+        let stock = Stock::start(ask, Duration::from_secs(5), Env::system(), &tasks);
+        let answers = futures_util::future::join_all((0..500).map(|n| stock.check(wanted(n)))).await;
+        for (n, answer) in (0..).zip(answers) {
+            assert_eq!(answer.unwrap()[0].product_id, wanted(n)[0].product_id);
+        }
+        assert!(calls.load(Ordering::Relaxed) < 20, "{calls:?} calls");
+        assert!(tasks.stop(Duration::from_secs(5)).await);
+    }
+
+    #[test]
+    fn the_breaker_opens_after_failures_in_a_row_and_lets_one_call_find_out() {
+        let (mut breaker, now) = (Breaker::default(), Timestamp(0));
+        let away = Err(Away(String::new()));
+        for _ in 1..FAILURES_MAX {
+            breaker.heard(now, &away);
+        }
+        assert!(!breaker.is_open(now));
+        breaker.heard(now, &away);
+        assert!(breaker.is_open(now));
+        let later = now.plus(OPEN_FOR);
+        assert!(!breaker.is_open(later), "one may find out");
+        assert!(breaker.is_open(later), "the others wait for it");
+        breaker.heard(later, &Ok(Vec::new()));
+        assert!(!breaker.is_open(later));
+    }
+}

@@ -1,0 +1,140 @@
+//! A small HTTP/1.1 client: one kept-alive connection, one request at a time, driven by the task that waits for the answer.
+//!
+//! Never here: what is asked. It shares the processor with the server it loads, so that nothing is parsed, copied or woken that
+//! need not be. From here an answer goes to `door.rs` and `load.rs`, or to the tests.
+
+use std::{net::SocketAddr, pin::Pin, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Method, Request, StatusCode, Uri,
+    client::conn::http1,
+    header::{self, HeaderName, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+/// Longer than any answer takes: one with `Prefer: wait=30` comes after 30 s at the latest.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// The request got no answer. Whether it took effect is not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoAnswer {
+    #[error("can't connect")]
+    Connect(#[source] std::io::Error),
+    #[error("the connection broke")]
+    Broken(#[source] hyper::Error),
+    #[error("no answer within {} s", ANSWER_WITHIN.as_secs())]
+    TooLate,
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// One caller with one connection, which is made anew when it broke.
+pub(crate) struct Client {
+    address: SocketAddr,
+    /// Sent with every request.
+    headers: HeaderMap,
+    link: Option<Link>,
+}
+
+struct Link {
+    sender: http1::SendRequest<Full<Bytes>>,
+    connection: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+}
+
+impl Client {
+    /// A caller with an access token, or without one.
+    pub(crate) fn new(address: SocketAddr, token: Option<&str>) -> Self {
+        let mut headers = HeaderMap::with_capacity(8);
+        let value = |text: String| HeaderValue::try_from(text).expect("addresses and tokens are visible ASCII");
+        headers.insert(header::HOST, value(address.to_string()));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(token) = token {
+            headers.insert(header::AUTHORIZATION, value(format!("Bearer {token}")));
+        }
+        Self { address, headers, link: None }
+    }
+
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Reply, NoAnswer> {
+        self.send(Method::GET, uri(path), [], Bytes::new()).await
+    }
+
+    /// Sends one request and reads its answer whole.
+    pub(crate) async fn send<const N: usize>(
+        &mut self,
+        method: Method,
+        uri: Uri,
+        headers: [(HeaderName, HeaderValue); N],
+        body: Bytes,
+    ) -> Result<Reply, NoAnswer> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        request.headers_mut().clone_from(&self.headers);
+        request.headers_mut().extend(headers);
+        // A connection is put back only after a whole answer: what is left of a broken one is never read as the next.
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => Link::open(self.address).await?,
+        };
+        let (reply, reusable) = match tokio::time::timeout(ANSWER_WITHIN, link.exchange(request)).await {
+            Ok(exchanged) => exchanged.map_err(NoAnswer::Broken)?,
+            Err(_) => return Err(NoAnswer::TooLate),
+        };
+        self.link = reusable.then_some(link);
+        Ok(reply)
+    }
+}
+
+impl Link {
+    async fn open(address: SocketAddr) -> Result<Self, NoAnswer> {
+        let stream = TcpStream::connect(address).await.map_err(NoAnswer::Connect)?;
+        stream.set_nodelay(true).map_err(NoAnswer::Connect)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(NoAnswer::Broken)?;
+        Ok(Self { sender, connection: Box::pin(connection) })
+    }
+
+    /// The answer, and whether the connection is good for another.
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(Reply, bool), hyper::Error> {
+        let Self { sender, connection } = self;
+        let mut answered = std::pin::pin!(async {
+            sender.ready().await?;
+            let (parts, mut incoming) = sender.send_request(request).await?.into_parts();
+            let mut whole = Bytes::new();
+            while let Some(frame) = incoming.frame().await {
+                let Ok(data) = frame?.into_data() else { continue };
+                whole = if whole.is_empty() { data } else { joined(whole, &data) };
+            }
+            Ok(Reply { status: parts.status, headers: parts.headers, body: whole })
+        });
+        // The connection moves only while it is polled: here, in the task that waits for the answer, and nowhere else.
+        tokio::select! {
+            biased;
+            reply = &mut answered => Ok((reply?, true)),
+            _ = connection => Ok((answered.await?, false)),
+        }
+    }
+}
+
+/// An answer in several pieces; ours are nearly always one.
+fn joined(first: Bytes, more: &[u8]) -> Bytes {
+    let mut whole = BytesMut::from(first);
+    whole.extend_from_slice(more);
+    whole.freeze()
+}
+
+/// A path of our own making.
+pub(crate) fn uri(path: &str) -> Uri {
+    path.parse().expect("paths are made of ids and plain words")
+}
