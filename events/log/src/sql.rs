@@ -5,7 +5,7 @@ use crate::Conn;
 
 /// Expands `body` once per database, with `$c` the driver's connection and `DB` its type.
 ///
-/// ```ignore
+/// ```text
 /// let n: i64 = on!(conn, |c| sqlx::query_scalar::<DB, i64>("SELECT position FROM head").fetch_one(c).await)?;
 /// ```
 #[macro_export]

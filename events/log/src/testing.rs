@@ -2,10 +2,13 @@
 //!
 //! Never in production code: the feature `testing` is for dev-dependencies.
 
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use contract::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
-use crate::Database;
+use crate::{Clock, Database};
 
 /// A database of its own, empty. The SQLite file goes when this is dropped.
 pub struct TestDatabase {
@@ -36,4 +39,36 @@ async fn postgres(url: &str) -> Database {
     sqlx::raw_sql(create).execute(&mut connection).await.expect("the role may create databases");
     let (server, _) = url.rsplit_once('/').expect("a URL ends with the database's name");
     Database::Postgres(format!("{server}/{name}"))
+}
+
+/// A clock that a test moves by hand. Whoever sleeps wakes when it is moved past their time.
+pub struct TestClock {
+    now: tokio::sync::watch::Sender<Timestamp>,
+}
+
+impl TestClock {
+    /// Starts at some instant in 2023; ids made with it are good UUIDv7.
+    pub fn start() -> Arc<Self> {
+        Arc::new(Self { now: tokio::sync::watch::Sender::new(Timestamp(1_700_000_000_000_000)) })
+    }
+
+    /// Moves the clock on.
+    pub fn advance(&self, by: Duration) {
+        self.now.send_modify(|now| *now = now.plus(by));
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        *self.now.borrow()
+    }
+
+    fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut now = self.now.subscribe();
+        let until = now.borrow().plus(wait);
+        Box::pin(async move {
+            // The clock is gone: so is the test.
+            let _ = now.wait_for(|now| *now >= until).await;
+        })
+    }
 }

@@ -1,1 +1,68 @@
+//! The notification service: one message to the customer for each outcome of an order, delivered at least once.
+//!
+//! | room | holds |
+//! |---|---|
+//! | `domain` | when a notification is queued, delivered, given up; open first |
+//! | `template` | the texts |
+//! | `handler` | outcomes, results and due rows, in the writer's transactions |
+//! | `delivery` | the letters that go out after the commit, and again until they end |
+//! | `channel` | the port to whatever carries them, and the console that is built in |
+//! | `store`, `http`, `config` | rows, routes, knobs |
 
+pub mod channel;
+mod config;
+mod delivery;
+pub mod domain;
+mod handler;
+mod http;
+mod store;
+mod template;
+
+use std::sync::Arc;
+
+use eventlog::{Migration, Opened, Writer, WriterLimits};
+use tokio::sync::Notify;
+
+pub use config::Config;
+pub use handler::{Done, Handler, Work};
+
+use channel::Channel;
+use delivery::{Delivery, Desk};
+
+/// The service's tables.
+pub const MIGRATIONS: &[Migration] = &[Migration {
+    version: 100,
+    name: "notification",
+    sqlite: include_str!("../migrations/0100_notification.sqlite.sql"),
+    postgres: include_str!("../migrations/0100_notification.postgres.sql"),
+}];
+
+/// What the service is built from.
+pub struct Deps {
+    pub opened: Opened,
+    pub tasks: kit::Tasks,
+    /// Usually [`channel::Console`].
+    pub channel: Arc<dyn Channel>,
+    pub config: Config,
+}
+
+/// The running service.
+pub struct Service {
+    pub handler: Arc<Handler>,
+    pub writer: Writer<Handler>,
+    pub routes: kit::http::Routes,
+}
+
+/// Builds the service and starts its writer and its deliveries; whatever was queued goes on.
+pub fn build(deps: Deps) -> Service {
+    let Deps { opened, tasks, channel, config } = deps;
+    let (desk, queue) = Desk::new();
+    let handler = Arc::new(Handler::new(desk.clone(), config.clone()));
+    let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
+    tasks.spawn("notification writer", task);
+    let delivery = Arc::new(Delivery { desk, channel, writer: writer.clone(), config, postponed: Notify::new() });
+    tasks.spawn("deliveries", delivery.clone().run(queue, tasks.stopping()));
+    tasks.spawn("due deliveries", delivery.run_due(tasks.stopping()));
+    let routes = http::routes(writer.log().clone());
+    Service { handler, writer, routes }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// Configuration of the payment service and of its built-in provider.
 #[derive(clap::Args, Clone, Debug)]
+#[group(id = "payment")]
 pub struct Config {
     /// How long a call to the payment provider may take before its outcome counts as unknown, in milliseconds
     #[arg(id = "payment_timeout_ms", long = "payment-timeout-ms", env = "SKALD_PAYMENT_TIMEOUT_MS", value_name = "MS",

@@ -129,9 +129,9 @@ impl Trails {
     /// Settles what crosses from log to log; every log has been read.
     pub(super) fn finish(mut self, laws: &mut Laws) {
         self.ids.sort_unstable();
-        laws.check(Id::IdsUnique, true, String::new);
-        for pair in self.ids.windows(2) {
-            laws.check(Id::IdsUnique, pair[0] != pair[1], || format!("message {}", shown(pair[0])));
+        let mut before = None;
+        for id in &self.ids {
+            laws.check(Id::IdsUnique, before.replace(id) != Some(id), || format!("message {}", shown(*id)));
         }
         for (service, causes) in &self.causes {
             for cause in causes {

@@ -116,7 +116,7 @@ impl Link {
                 let Ok(data) = frame?.into_data() else { continue };
                 whole = if whole.is_empty() { data } else { joined(whole, &data) };
             }
-            Ok(Reply { status: parts.status, headers: parts.headers, body: whole })
+            Ok::<_, hyper::Error>(Reply { status: parts.status, headers: parts.headers, body: whole })
         });
         // The connection moves only while it is polled: here, in the task that waits for the answer, and nowhere else.
         tokio::select! {

@@ -28,7 +28,7 @@ use super::{
     mix::{Catalogue, Mix, Plan},
 };
 
-const ORDERS: Uri = Uri::from_static("/v1/orders");
+const ORDERS: &str = "/v1/orders";
 /// How long one request waits for the end of its order.
 const WAIT: HeaderValue = HeaderValue::from_static("wait=30");
 const NO_WAIT: HeaderValue = HeaderValue::from_static("wait=0");
@@ -157,10 +157,10 @@ impl Buyer<'_> {
     async fn order(&mut self, plan: &Plan, number: u32) -> Result<Ended, String> {
         let key = HeaderValue::try_from(format!("{}-{number}", self.load.run)).expect("a key is plain ASCII");
         let body = Bytes::from(plan.body(&self.load.catalogue));
-        let placed = self.load.env.now();
+        let (path, placed) = (uri(ORDERS), self.load.env.now());
         let mut id = None;
         if plan.cancels {
-            let reply = self.ask(placed, &ORDERS, &key, NO_WAIT, &body).await?;
+            let reply = self.ask(placed, &path, &key, NO_WAIT, &body).await?;
             if reply.status == StatusCode::ACCEPTED {
                 let order = read::<Order<'_>>(&reply)?.id;
                 self.cancel(placed, order, &key).await?;
@@ -169,7 +169,7 @@ impl Buyer<'_> {
         }
         while self.load.env.now().since(placed) < PATIENCE {
             // For one that cancelled this is a repeat: it gives the same order, as it is now.
-            let reply = self.ask(placed, &ORDERS, &key, WAIT, &body).await?;
+            let reply = self.ask(placed, &path, &key, WAIT, &body).await?;
             if reply.status == StatusCode::CONFLICT {
                 return Ok(Ended { id: None, outcome: Outcome::Refused, latency: self.load.env.now().since(placed) });
             }

@@ -11,7 +11,7 @@ use super::load::Outcome;
 
 /// What the customers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mix {
+pub(crate) enum Mix {
     /// A bit of everything: most pay; some cards are declined, some calls answered late or lost, some products sell out, some
     /// customers cancel
     Shop,

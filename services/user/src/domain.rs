@@ -1,0 +1,302 @@
+//! What an account, a refresh token and a signing key may do: pure decisions.
+//!
+//! Never here: async, clock, random, I/O, hashing. `handler.rs` loads what is decided on, and writes what comes out.
+
+use std::time::Duration;
+
+use contract::{
+    CustomerId, Timestamp,
+    user::{Event, ProfileChanged, UserRegistered},
+};
+use kit::auth::Role;
+use uuid::Uuid;
+
+/// One account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub id: CustomerId,
+    /// The version of the newest row of the stream `user-<id>`.
+    pub version: i64,
+    /// Lower case.
+    pub email: String,
+    pub name: String,
+    /// An Argon2id hash in PHC format.
+    pub password: String,
+    pub role: Role,
+    pub registered: Timestamp,
+}
+
+/// Why an account was not made or changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Another account has the address.
+    EmailTaken,
+    /// The account does not exist (any more).
+    UnknownUser,
+    /// The refresh token is unknown, expired, revoked or was used before.
+    InvalidRefreshToken,
+    /// There is an admin already, so that no first one is made.
+    AdminExists,
+}
+
+/// What is to be different about an account; `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    pub name: Option<String>,
+    pub email: Option<String>,
+    /// The new hash.
+    pub password: Option<String>,
+}
+
+impl User {
+    /// Decides a registration; the address must be free.
+    ///
+    /// # Errors
+    /// [`Refusal::EmailTaken`].
+    pub fn register(self, is_taken: bool) -> Result<(Self, Event), Refusal> {
+        if is_taken {
+            return Err(Refusal::EmailTaken);
+        }
+        let event = UserRegistered { user_id: self.id, role: self.role.as_str().to_owned() };
+        Ok((Self { version: 1, ..self }, event.into()))
+    }
+
+    /// Decides a change; `None` if nothing would be different.
+    ///
+    /// # Errors
+    /// [`Refusal::EmailTaken`].
+    pub fn change(&self, change: Change, is_taken: bool) -> Result<Option<(Self, Event)>, Refusal> {
+        let mut changed = self.clone();
+        changed.name = change.name.unwrap_or(changed.name);
+        changed.email = change.email.unwrap_or(changed.email);
+        changed.password = change.password.unwrap_or(changed.password);
+        if changed == *self {
+            return Ok(None);
+        }
+        if is_taken && changed.email != self.email {
+            return Err(Refusal::EmailTaken);
+        }
+        changed.version += 1;
+        Ok(Some((changed, ProfileChanged { user_id: self.id }.into())))
+    }
+}
+
+/// A refresh token as it is kept: only its hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshToken {
+    pub hash: [u8; 32],
+    /// All tokens that came out of one login.
+    pub family: Uuid,
+    pub user_id: CustomerId,
+    pub expires: Timestamp,
+    pub used: bool,
+}
+
+/// What comes of a refresh token that is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    Good,
+    /// Used before: whoever shows it, or showed it then, stole it. The whole family ends.
+    Reused,
+    Expired,
+}
+
+impl RefreshToken {
+    pub fn show(&self, now: Timestamp) -> Shown {
+        match (self.used, self.expires > now) {
+            (true, _) => Shown::Reused,
+            (false, true) => Shown::Good,
+            (false, false) => Shown::Expired,
+        }
+    }
+}
+
+/// A key that tokens are signed with: made, published, then signing, then retired, then forgotten.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey {
+    pub kid: String,
+    pub seed: [u8; 32],
+    pub made: Timestamp,
+    pub signs_from: Option<Timestamp>,
+    pub retired: Option<Timestamp>,
+}
+
+impl SigningKey {
+    fn signs(&self) -> bool {
+        self.signs_from.is_some() && self.retired.is_none()
+    }
+
+    fn is_next(&self) -> bool {
+        self.signs_from.is_none()
+    }
+}
+
+/// The keys as they should be: one signs, the next is published ahead of time so that verifiers know it when it takes over,
+/// and a retired one is kept for as long as what it signed may hold.
+///
+/// `fresh` are two new keys, used as far as they are needed. The first key that comes out is the one that signs.
+pub fn keyring(
+    keys: Vec<SigningKey>,
+    fresh: [SigningKey; 2],
+    now: Timestamp,
+    signs_for: Duration,
+    token: Duration,
+) -> Vec<SigningKey> {
+    let mut fresh = fresh.into_iter();
+    let mut kept: Vec<SigningKey> =
+        keys.into_iter().filter(|key| key.retired.is_none_or(|retired| retired.plus(token * 2) > now)).collect();
+    for key in &mut kept {
+        if key.signs() && key.signs_from.is_some_and(|from| from.plus(signs_for) <= now) {
+            key.retired = Some(now);
+        }
+    }
+    if !kept.iter().any(SigningKey::signs) {
+        let next = kept.iter().position(SigningKey::is_next);
+        let mut next = next.map(|at| kept.remove(at)).or_else(|| fresh.next()).expect("two are given, one is taken here");
+        next.signs_from = Some(now);
+        kept.push(next);
+    }
+    if !kept.iter().any(SigningKey::is_next) {
+        kept.extend(fresh.next());
+    }
+    kept.sort_by_key(|key| (!key.signs(), key.kid.clone()));
+    kept
+}
+
+/// The least and most characters of a password.
+const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 12..=128;
+const NAME_CHARS_MAX: usize = 200;
+/// RFC 5321, in bytes.
+const EMAIL_BYTES_MAX: usize = 254;
+
+/// A password of an allowed length.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn password(text: &str) -> Result<(), String> {
+    if PASSWORD_CHARS.contains(&text.chars().count()) {
+        return Ok(());
+    }
+    Err(format!("must have {} to {} characters", PASSWORD_CHARS.start(), PASSWORD_CHARS.end()))
+}
+
+/// A name without white space around it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn name(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > NAME_CHARS_MAX || text.chars().any(char::is_control) {
+        return Err(format!("must have 1 to {NAME_CHARS_MAX} characters, none of them a control character"));
+    }
+    Ok(text.to_owned())
+}
+
+/// An e-mail address in lower case, so that one person has one account however they type it.
+///
+/// # Errors
+/// What is wrong with it; whether it exists only a message to it could tell.
+pub fn email(text: &str) -> Result<String, String> {
+    let is_good = text.split_once('@').is_some_and(|(local, domain)| {
+        let is_clean = text.len() <= EMAIL_BYTES_MAX && !text.chars().any(|letter| letter.is_whitespace() || letter.is_control());
+        let has_labels = domain.split('.').all(|label| !label.is_empty());
+        is_clean && !local.is_empty() && has_labels && !domain.contains('@')
+    });
+    if is_good { Ok(text.to_lowercase()) } else { Err("must be an e-mail address".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+    const TOKEN: Duration = Duration::from_secs(900);
+
+    fn user() -> User {
+        let text = |text: &str| text.to_owned();
+        let id = CustomerId(Uuid::from_u128(1));
+        let (email, name, password) = (text("a@b.c"), text("A"), text("hash"));
+        User { id, version: 0, email, name, password, role: Role::Customer, registered: NOW }
+    }
+
+    #[test]
+    fn a_registration_starts_the_stream_and_names_no_person() {
+        let (made, event) = user().register(false).unwrap();
+        assert_eq!(made.version, 1);
+        assert!(!event.encode().data.contains("a@b.c"));
+        assert_eq!(user().register(true), Err(Refusal::EmailTaken));
+    }
+
+    #[test]
+    fn a_change_is_an_event_only_if_something_is_different() {
+        let named = |name: &str| Change { name: Some(name.to_owned()), ..Change::default() };
+        assert_eq!(user().change(named("A"), false), Ok(None));
+        let (changed, _) = user().change(named("B"), false).unwrap().unwrap();
+        assert_eq!((changed.name.as_str(), changed.version), ("B", 1));
+    }
+
+    #[test]
+    fn an_address_changes_only_to_a_free_one() {
+        let to = |email: &str| Change { email: Some(email.to_owned()), ..Change::default() };
+        assert_eq!(user().change(to("x@b.c"), true), Err(Refusal::EmailTaken));
+        assert_eq!(user().change(to("a@b.c"), true), Ok(None), "it is taken by oneself");
+    }
+
+    #[test]
+    fn a_refresh_token_is_good_once_and_until_it_expires() {
+        let token = |used, expires| RefreshToken { hash: [0; 32], family: Uuid::nil(), user_id: user().id, expires, used };
+        assert_eq!(token(false, NOW.plus(DAY)).show(NOW), Shown::Good);
+        assert_eq!(token(false, NOW).show(NOW), Shown::Expired);
+        assert_eq!(token(true, NOW.plus(DAY)).show(NOW), Shown::Reused);
+        assert_eq!(token(true, NOW).show(NOW), Shown::Reused);
+    }
+
+    fn fresh(at: Timestamp) -> [SigningKey; 2] {
+        [1, 2].map(|n| SigningKey { kid: format!("{}-{n}", at.0), seed: [n; 32], made: at, signs_from: None, retired: None })
+    }
+
+    fn kids(keys: &[SigningKey]) -> Vec<&str> {
+        keys.iter().map(|key| key.kid.as_str()).collect()
+    }
+
+    #[test]
+    fn keys_are_made_kept_and_rotated_with_the_next_one_published_ahead() {
+        let first = keyring(Vec::new(), fresh(NOW), NOW, DAY, TOKEN);
+        assert_eq!(kids(&first), [format!("{}-1", NOW.0), format!("{}-2", NOW.0)]);
+        let soon = NOW.plus(DAY / 2);
+        assert_eq!(kids(&keyring(first.clone(), fresh(soon), soon, DAY, TOKEN)), kids(&first), "a restart keeps them");
+
+        let due = NOW.plus(DAY);
+        let rotated = keyring(first.clone(), fresh(due), due, DAY, TOKEN);
+        assert_eq!(rotated[0].kid, first[1].kid, "the one that was published ahead signs now");
+        assert_eq!(rotated.len(), 3, "the old one still verifies, and a new one is published");
+
+        let later = due.plus(TOKEN * 2);
+        let forgotten = keyring(rotated.clone(), fresh(later), later, DAY, TOKEN);
+        assert_eq!(kids(&forgotten), [&rotated[0].kid, &rotated.iter().find(|key| key.is_next()).unwrap().kid]);
+    }
+
+    #[test]
+    fn addresses_are_checked_and_lowered() {
+        assert_eq!(email("Ann.B+x@Example.COM").unwrap(), "ann.b+x@example.com");
+        for bad in ["", "a", "@b.c", "a@", "a@b@c", "a b@c.d", "a@b..c", "a@.b", "a@b.", &format!("{}@b.c", "a".repeat(251))] {
+            assert!(email(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn passwords_have_12_to_128_characters() {
+        for (length, is_good) in [(11, false), (12, true), (128, true), (129, false)] {
+            assert_eq!(password(&"ä".repeat(length)).is_ok(), is_good, "{length}");
+        }
+    }
+
+    #[test]
+    fn names_are_trimmed_and_bounded() {
+        assert_eq!(name(" Ann ").unwrap(), "Ann");
+        for bad in ["", "  ", "a\nb", &"x".repeat(201)] {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+}

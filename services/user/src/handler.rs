@@ -1,0 +1,273 @@
+//! A batch of work in one transaction: load, decide, append, write back.
+//!
+//! Never here: SQL, rules, HTTP. Requests come from `http.rs`, housekeeping from `lib.rs`; the decisions are `domain.rs`'s.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
+
+use contract::{CustomerId, Meta, Timestamp, topics, user::Event};
+use eventlog::{Error, Job, New, Stored, Unit};
+use kit::auth::Role;
+use uuid::Uuid;
+
+use crate::{
+    domain::{self, Change, RefreshToken, Refusal, Shown, SigningKey, User},
+    store,
+};
+
+/// The hash of a refresh token.
+pub type TokenHash = [u8; 32];
+
+/// Something to decide.
+pub enum Work {
+    Register(Box<User>),
+    /// Register an admin, unless there is one.
+    FirstAdmin(Box<User>),
+    Change(CustomerId, Change),
+    /// Keep the refresh token of a login.
+    Issue(RefreshToken),
+    /// Use a refresh token, and keep the one that takes its place.
+    Rotate {
+        shown: TokenHash,
+        next: TokenHash,
+        holds: Duration,
+    },
+    /// End the family of a refresh token.
+    Revoke(TokenHash),
+    /// Bring the signing keys to where they should be.
+    Keys {
+        fresh: Box<[SigningKey; 2]>,
+        signs_for: Duration,
+        token: Duration,
+    },
+    /// Forget what has expired.
+    Sweep,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Done {
+    User(Box<User>),
+    Refused(Refusal),
+    /// The keys as they are now; the first one signs.
+    Keys(Vec<SigningKey>),
+    Nothing,
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// Decides the work of the user service.
+pub struct Handler;
+
+impl eventlog::Handler for Handler {
+    type Work = Work;
+    type Done = Done;
+
+    async fn handle(&self, unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Vec<Done>, Error> {
+        let mut batch = Batch::load(unit, jobs).await?;
+        let mut done = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            done.push(batch.decide(unit, &job.work, &job.meta));
+        }
+        batch.save(unit).await?;
+        Ok(done)
+    }
+
+    fn answer(&self, _: &Done) -> Option<Stored> {
+        // No route of this service takes an Idempotency-Key: a second register is refused by its address.
+        None
+    }
+
+    fn committed(&self, _: Vec<Done>) {}
+}
+
+/// What a batch decides on, as its jobs so far left it.
+struct Batch {
+    now: Timestamp,
+    users: HashMap<CustomerId, User>,
+    emails: HashMap<String, CustomerId>,
+    tokens: HashMap<TokenHash, RefreshToken>,
+    keys: Vec<SigningKey>,
+    has_admin: bool,
+
+    changed_users: BTreeSet<CustomerId>,
+    changed_tokens: BTreeSet<TokenHash>,
+    ended_families: HashSet<Uuid>,
+    ended_users: HashSet<CustomerId>,
+    changed_keys: Option<Vec<SigningKey>>,
+    is_sweep: bool,
+}
+
+impl Batch {
+    async fn load(unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Self, Error> {
+        let (mut ids, mut emails, mut hashes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut has_keys, mut asks_admin) = (false, false);
+        for job in jobs {
+            match &job.work {
+                Work::Register(user) => drop(emails.insert(user.email.clone())),
+                Work::FirstAdmin(user) => {
+                    asks_admin = true;
+                    emails.insert(user.email.clone());
+                }
+                Work::Change(id, change) => {
+                    ids.insert(id.0);
+                    emails.extend(change.email.clone());
+                }
+                Work::Rotate { shown, .. } | Work::Revoke(shown) => drop(hashes.insert(shown.to_vec())),
+                Work::Keys { .. } => has_keys = true,
+                Work::Issue(_) | Work::Sweep => {}
+            }
+        }
+        let now = unit.now();
+        let conn = unit.conn();
+        let hashes: Vec<Vec<u8>> = hashes.into_iter().collect();
+        let tokens = store::tokens(conn, &hashes).await?;
+        ids.extend(tokens.iter().map(|token| token.user_id.0));
+        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let users = store::users(conn, &ids).await?;
+        let emails: Vec<String> = emails.into_iter().collect();
+        let taken = store::taken(conn, &emails).await?;
+        Ok(Self {
+            now,
+            users: users.into_iter().map(|user| (user.id, user)).collect(),
+            emails: taken.into_iter().map(|(email, id)| (email, CustomerId(id))).collect(),
+            tokens: tokens.into_iter().map(|token| (token.hash, token)).collect(),
+            keys: if has_keys { store::keys(conn).await? } else { Vec::new() },
+            has_admin: asks_admin && store::has_role(conn, Role::Admin).await?,
+            changed_users: BTreeSet::new(),
+            changed_tokens: BTreeSet::new(),
+            ended_families: HashSet::new(),
+            ended_users: HashSet::new(),
+            changed_keys: None,
+            is_sweep: false,
+        })
+    }
+
+    fn decide(&mut self, unit: &mut Unit<'_>, work: &Work, meta: &Meta) -> Done {
+        match work {
+            Work::FirstAdmin(_) if self.has_admin => Done::Refused(Refusal::AdminExists),
+            Work::Register(user) | Work::FirstAdmin(user) => {
+                let is_taken = self.emails.contains_key(&user.email);
+                match user.as_ref().clone().register(is_taken) {
+                    Ok((user, event)) => self.put(unit, user, event, meta),
+                    Err(refusal) => Done::Refused(refusal),
+                }
+            }
+            Work::Change(id, change) => self.change(unit, *id, change, meta),
+            Work::Issue(token) => {
+                self.keep(token.clone());
+                Done::Nothing
+            }
+            Work::Rotate { shown, next, holds } => self.rotate(shown, *next, *holds),
+            Work::Revoke(shown) => {
+                self.ended_families.extend(self.tokens.get(shown).map(|token| token.family));
+                Done::Nothing
+            }
+            Work::Keys { fresh, signs_for, token } => {
+                let before = self.changed_keys.as_ref().unwrap_or(&self.keys).clone();
+                let keys = domain::keyring(before, fresh.as_ref().clone(), self.now, *signs_for, *token);
+                self.changed_keys = Some(keys.clone());
+                Done::Keys(keys)
+            }
+            Work::Sweep => {
+                self.is_sweep = true;
+                Done::Nothing
+            }
+        }
+    }
+
+    fn change(&mut self, unit: &mut Unit<'_>, id: CustomerId, change: &Change, meta: &Meta) -> Done {
+        let Some(user) = self.users.get(&id) else { return Done::Refused(Refusal::UnknownUser) };
+        let is_taken = change.email.as_ref().is_some_and(|email| self.emails.get(email).is_some_and(|owner| *owner != id));
+        let old_email = user.email.clone();
+        match user.change(change.clone(), is_taken) {
+            Ok(None) => Done::User(Box::new(user.clone())),
+            Ok(Some((user, event))) => {
+                if change.password.is_some() {
+                    self.ended_users.insert(id);
+                }
+                if user.email != old_email {
+                    self.emails.remove(&old_email);
+                }
+                self.put(unit, user, event, meta)
+            }
+            Err(refusal) => Done::Refused(refusal),
+        }
+    }
+
+    fn put(&mut self, unit: &mut Unit<'_>, user: User, event: Event, meta: &Meta) -> Done {
+        let key = user.id.to_string();
+        let new = New {
+            stream: format!("user-{key}"),
+            version: user.version,
+            to: Some((topics::USER_EVENTS, key)),
+            payload: event.encode(),
+        };
+        unit.append(meta, new);
+        self.has_admin |= user.role == Role::Admin;
+        self.emails.insert(user.email.clone(), user.id);
+        self.changed_users.insert(user.id);
+        self.users.insert(user.id, user.clone());
+        Done::User(Box::new(user))
+    }
+
+    fn rotate(&mut self, shown: &TokenHash, next: TokenHash, holds: Duration) -> Done {
+        let refused = Done::Refused(Refusal::InvalidRefreshToken);
+        let Some(token) = self.tokens.get_mut(shown) else { return refused };
+        if self.ended_families.contains(&token.family) || self.ended_users.contains(&token.user_id) {
+            return refused;
+        }
+        let Some(user) = self.users.get(&token.user_id) else { return refused };
+        match token.show(self.now) {
+            Shown::Good => {
+                token.used = true;
+                self.changed_tokens.insert(*shown);
+                let (family, user_id, expires) = (token.family, token.user_id, self.now.plus(holds));
+                let done = Done::User(Box::new(user.clone()));
+                self.keep(RefreshToken { hash: next, family, user_id, expires, used: false });
+                done
+            }
+            Shown::Reused => {
+                tracing::warn!(user.id = %token.user_id, "a refresh token was used twice; its family is revoked");
+                self.ended_families.insert(token.family);
+                refused
+            }
+            Shown::Expired => refused,
+        }
+    }
+
+    fn keep(&mut self, token: RefreshToken) {
+        self.changed_tokens.insert(token.hash);
+        self.tokens.insert(token.hash, token);
+    }
+
+    async fn save(self, unit: &mut Unit<'_>) -> Result<(), Error> {
+        let users: BTreeMap<_, _> = self.changed_users.iter().map(|id| (id, self.users[id].clone())).collect();
+        let users: Vec<User> = users.into_values().collect();
+        let tokens: Vec<RefreshToken> = self.changed_tokens.iter().map(|hash| self.tokens[hash].clone()).collect();
+        let conn = unit.conn();
+        store::save_users(conn, &users).await?;
+        store::save_tokens(conn, &tokens).await?;
+        for family in self.ended_families {
+            store::drop_family(conn, family).await?;
+        }
+        for id in self.ended_users {
+            store::drop_tokens_of(conn, id).await?;
+        }
+        if let Some(keys) = self.changed_keys
+            && keys != self.keys
+        {
+            store::save_keys(conn, &self.keys, &keys).await?;
+        }
+        if self.is_sweep {
+            store::drop_expired(conn, self.now).await?;
+        }
+        Ok(())
+    }
+}

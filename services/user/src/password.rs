@@ -1,0 +1,162 @@
+//! Passwords: Argon2id, off the async threads, so many at once and no more.
+//!
+//! Never here: accounts. A hash takes 20 ms and 19 MiB on purpose; unbounded, a few hundred logins would take the machine.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use argon2::{
+    Algorithm, Argon2, Params, Version,
+    password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
+};
+use kit::http::Problem;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::config::Config;
+
+/// How many may wait for a hasher; one more is told to come back.
+const WAITING_MAX: usize = 1_024;
+/// Room for one password and one hash; a password of 128 characters has at most 512 bytes.
+const SALT_BYTES: usize = 16;
+
+/// The hashers of the process. Cheap to clone.
+#[derive(Clone)]
+pub struct Passwords {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    argon2: Argon2<'static>,
+    hashers: Semaphore,
+    waiting: AtomicUsize,
+    /// The hash of nothing that anybody knows: an unknown account is checked against it, so that it takes as long as a known one.
+    decoy: String,
+}
+
+/// Leave to hash.
+pub struct Turn<'a> {
+    passwords: &'a Passwords,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Passwords {
+    pub fn new(config: &Config) -> Self {
+        let params = Params::new(config.password_memory_kib, config.password_passes, 1, None)
+            .expect("the bounds of the configuration are within Argon2's");
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let hashers = config.password_hashers.map_or(cores, |hashers| hashers.get() as usize);
+        let decoy = hash(&argon2, &secret_text());
+        let (hashers, waiting) = (Semaphore::new(hashers), AtomicUsize::new(0));
+        Self { inner: Arc::new(Inner { argon2, hashers, waiting, decoy }) }
+    }
+
+    /// Waits for a hasher.
+    ///
+    /// # Errors
+    /// 503 when too many wait already.
+    pub async fn turn(&self) -> Result<Turn<'_>, Problem> {
+        let waiting = Waiting::new(&self.inner.waiting);
+        if waiting.before >= WAITING_MAX {
+            return Err(Problem::unavailable("too many passwords wait to be checked; nothing was changed").coded("overloaded"));
+        }
+        let permit = self.inner.hashers.acquire().await.map_err(|_| Problem::internal())?;
+        Ok(Turn { passwords: self, _permit: permit })
+    }
+
+    /// The hash of a password, as it is kept.
+    ///
+    /// # Errors
+    /// 503 when too many wait already.
+    pub async fn hash(&self, password: String) -> Result<String, Problem> {
+        let _turn = self.turn().await?;
+        let inner = self.inner.clone();
+        blocking(move || hash(&inner.argon2, &password)).await
+    }
+}
+
+impl Turn<'_> {
+    /// Whether this is the password of that hash; without a hash it takes as long, and is not.
+    ///
+    /// # Errors
+    /// 500 if the hasher broke.
+    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Problem> {
+        let inner = self.passwords.inner.clone();
+        blocking(move || {
+            let is_known = hash.is_some();
+            let hash = hash.unwrap_or_else(|| inner.decoy.clone());
+            let is_right = PasswordHash::new(&hash)
+                .is_ok_and(|hash| inner.argon2.verify_password(password.as_bytes(), &hash).is_ok());
+            is_right && is_known
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "hashing a password failed");
+        Problem::internal()
+    })
+}
+
+fn hash(argon2: &Argon2<'_>, password: &str) -> String {
+    let mut salt = [0; SALT_BYTES];
+    getrandom::fill(&mut salt).expect("the operating system has randomness");
+    let salt = SaltString::encode_b64(&salt).expect("16 bytes are a salt");
+    argon2.hash_password(password.as_bytes(), &salt).expect("any text of a bounded length can be hashed").to_string()
+}
+
+/// 256 random bits from the operating system as text: a refresh token, a first password.
+pub fn secret_text() -> String {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the operating system has randomness");
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Counts who waits, also if they stop waiting.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    before: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        Self { count, before: count.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_is_known_by_its_hash_alone() {
+        let passwords = Passwords::new(&Config::default().with_cheap_passwords());
+        let (one, other) =
+            (passwords.hash("correct horse".into()).await.unwrap(), passwords.hash("correct horse".into()).await.unwrap());
+        assert_ne!(one, other, "salted");
+        assert!(one.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{one}");
+        let turn = passwords.turn().await.unwrap();
+        assert!(turn.verify("correct horse".into(), Some(one.clone())).await.unwrap());
+        assert!(!turn.verify("wrong horse".into(), Some(one)).await.unwrap());
+        assert!(!turn.verify("correct horse".into(), None).await.unwrap());
+        assert!(!turn.verify("correct horse".into(), Some("no hash".into())).await.unwrap());
+    }
+
+    #[test]
+    fn the_default_cost_is_the_safe_one() {
+        let hash = hash(&Passwords::new(&Config::default()).inner.argon2, "x");
+        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        assert!(Config::default().has_safe_passwords() && !Config::default().with_cheap_passwords().has_safe_passwords());
+    }
+}

@@ -1,0 +1,175 @@
+//! The tables of accounts, refresh tokens and signing keys. The only SQL of the service.
+//!
+//! Never here: rules. The writer's side is called by `handler.rs` in its transaction, the readers' side by `http.rs`.
+
+use contract::{CustomerId, Timestamp};
+use eventlog::{Conn, Error, Log, Migration, for_update, insert_many, on, select_in};
+use kit::auth::Role;
+use uuid::Uuid;
+
+use crate::domain::{RefreshToken, SigningKey, User};
+
+/// The schema of this service, on top of the log's.
+pub const MIGRATIONS: [Migration; 1] = [Migration {
+    version: 100,
+    name: "user",
+    sqlite: include_str!("../migrations/0100_user.sqlite.sql"),
+    postgres: include_str!("../migrations/0100_user.postgres.sql"),
+}];
+
+type UserRow = (Uuid, i64, String, String, String, String, i64);
+
+fn user(row: UserRow) -> Result<User, Error> {
+    let (id, version, email, name, password, role, registered_us) = row;
+    let role = Role::parse(&role).ok_or_else(|| Error::Corrupt(format!("role {role}")))?;
+    Ok(User { id: CustomerId(id), version, email, name, password, role, registered: Timestamp(registered_us) })
+}
+
+/// Accounts by id, to be changed; `ids` are sorted.
+pub(crate) async fn users(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Vec<User>, Error> {
+    let lock = for_update(conn);
+    let rows = select_in!(
+        conn,
+        UserRow,
+        "SELECT id, version, email, name, password, role, registered_us FROM users WHERE id IN",
+        ids,
+        format!("ORDER BY id{lock}")
+    )?;
+    rows.into_iter().map(user).collect()
+}
+
+/// Which of these addresses are taken, and by whom.
+pub(crate) async fn taken(conn: &mut Conn<'_>, emails: &[String]) -> Result<Vec<(String, Uuid)>, Error> {
+    Ok(select_in!(conn, (String, Uuid), "SELECT email, id FROM users WHERE email IN", emails, "")?)
+}
+
+/// Whether anybody has this role.
+pub(crate) async fn has_role(conn: &mut Conn<'_>, role: Role) -> Result<bool, Error> {
+    let found: Option<i64> = on!(conn, |c| sqlx::query_scalar::<DB, i64>("SELECT version FROM users WHERE role = $1 LIMIT 1")
+        .bind(role.as_str())
+        .fetch_optional(c)
+        .await)?;
+    Ok(found.is_some())
+}
+
+pub(crate) async fn save_users(conn: &mut Conn<'_>, users: &[User]) -> Result<(), Error> {
+    Ok(insert_many!(
+        conn,
+        "INSERT INTO users (id, version, email, name, password, role, registered_us)",
+        users,
+        |r| [r.id.0, r.version, r.email.as_str(), r.name.as_str(), r.password.as_str(), r.role.as_str(), r.registered.0],
+        "ON CONFLICT (id) DO UPDATE SET version = excluded.version, email = excluded.email, name = excluded.name, \
+         password = excluded.password, role = excluded.role"
+    )?)
+}
+
+type TokenRow = (Vec<u8>, Uuid, Uuid, i64, i64);
+
+/// Refresh tokens by hash, to be used; `hashes` are sorted.
+pub(crate) async fn tokens(conn: &mut Conn<'_>, hashes: &[Vec<u8>]) -> Result<Vec<RefreshToken>, Error> {
+    let lock = for_update(conn);
+    let rows = select_in!(
+        conn,
+        TokenRow,
+        "SELECT hash, family, user_id, expires_us, used FROM refresh_tokens WHERE hash IN",
+        hashes,
+        format!("ORDER BY hash{lock}")
+    )?;
+    rows.into_iter()
+        .map(|(hash, family, user_id, expires_us, used)| {
+            let hash = hash.try_into().map_err(|_| Error::Corrupt("a refresh token's hash is 32 bytes".to_owned()))?;
+            let (user_id, expires) = (CustomerId(user_id), Timestamp(expires_us));
+            Ok(RefreshToken { hash, family, user_id, expires, used: used != 0 })
+        })
+        .collect()
+}
+
+pub(crate) async fn save_tokens(conn: &mut Conn<'_>, tokens: &[RefreshToken]) -> Result<(), Error> {
+    Ok(insert_many!(
+        conn,
+        "INSERT INTO refresh_tokens (hash, family, user_id, expires_us, used)",
+        tokens,
+        |r| [r.hash.to_vec(), r.family, r.user_id.0, r.expires.0, i64::from(r.used)],
+        "ON CONFLICT (hash) DO UPDATE SET used = excluded.used"
+    )?)
+}
+
+pub(crate) async fn drop_family(conn: &mut Conn<'_>, family: Uuid) -> Result<(), Error> {
+    on!(conn, |c| sqlx::query::<DB>("DELETE FROM refresh_tokens WHERE family = $1").bind(family).execute(c).await.map(drop))?;
+    Ok(())
+}
+
+pub(crate) async fn drop_tokens_of(conn: &mut Conn<'_>, id: CustomerId) -> Result<(), Error> {
+    on!(conn, |c| sqlx::query::<DB>("DELETE FROM refresh_tokens WHERE user_id = $1").bind(id.0).execute(c).await.map(drop))?;
+    Ok(())
+}
+
+/// Forgets refresh tokens that have expired. Used ones are kept until then, so that a reuse is noticed.
+pub(crate) async fn drop_expired(conn: &mut Conn<'_>, now: Timestamp) -> Result<(), Error> {
+    on!(conn, |c| sqlx::query::<DB>("DELETE FROM refresh_tokens WHERE expires_us <= $1").bind(now.0).execute(c).await.map(drop))?;
+    Ok(())
+}
+
+type KeyRow = (String, Vec<u8>, i64, Option<i64>, Option<i64>);
+
+/// All signing keys; there are two or three.
+pub(crate) async fn keys(conn: &mut Conn<'_>) -> Result<Vec<SigningKey>, Error> {
+    let sql = match conn {
+        Conn::Sqlite(_) => "SELECT kid, seed, made_us, signs_from_us, retired_us FROM signing_keys ORDER BY kid",
+        Conn::Postgres(_) => "SELECT kid, seed, made_us, signs_from_us, retired_us FROM signing_keys ORDER BY kid FOR UPDATE",
+    };
+    let rows: Vec<KeyRow> = on!(conn, |c| sqlx::query_as::<DB, KeyRow>(sql).fetch_all(c).await)?;
+    rows.into_iter()
+        .map(|(kid, seed, made_us, signs_from_us, retired_us)| {
+            let seed = seed.try_into().map_err(|_| Error::Corrupt("a signing key is 32 bytes".to_owned()))?;
+            let (made, signs_from, retired) = (Timestamp(made_us), signs_from_us.map(Timestamp), retired_us.map(Timestamp));
+            Ok(SigningKey { kid, seed, made, signs_from, retired })
+        })
+        .collect()
+}
+
+/// Writes the keys as they should be, and forgets all others.
+pub(crate) async fn save_keys(conn: &mut Conn<'_>, before: &[SigningKey], keys: &[SigningKey]) -> Result<(), Error> {
+    for gone in before.iter().filter(|key| !keys.iter().any(|kept| kept.kid == key.kid)) {
+        let kid = gone.kid.as_str();
+        on!(&mut *conn, |c| sqlx::query::<DB>("DELETE FROM signing_keys WHERE kid = $1").bind(kid).execute(c).await.map(drop))?;
+    }
+    Ok(insert_many!(
+        conn,
+        "INSERT INTO signing_keys (kid, seed, made_us, signs_from_us, retired_us)",
+        keys,
+        |r| [r.kid.as_str(), r.seed.to_vec(), r.made.0, r.signs_from.map(|at| at.0), r.retired.map(|at| at.0)],
+        "ON CONFLICT (kid) DO UPDATE SET signs_from_us = excluded.signs_from_us, retired_us = excluded.retired_us"
+    )?)
+}
+
+/// The account with this address (in lower case), as readers see it.
+pub(crate) async fn by_email(log: &Log, email: &str) -> Result<Option<User>, Error> {
+    let mut reader = log.reader().await?;
+    let row: Option<UserRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, UserRow>(
+        "SELECT id, version, email, name, password, role, registered_us FROM users WHERE email = $1"
+    )
+    .bind(email)
+    .fetch_optional(c)
+    .await)?;
+    row.map(user).transpose()
+}
+
+/// The account with this id, as readers see it.
+pub(crate) async fn by_id(log: &Log, id: CustomerId) -> Result<Option<User>, Error> {
+    let mut reader = log.reader().await?;
+    let row: Option<UserRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, UserRow>(
+        "SELECT id, version, email, name, password, role, registered_us FROM users WHERE id = $1"
+    )
+    .bind(id.0)
+    .fetch_optional(c)
+    .await)?;
+    row.map(user).transpose()
+}
+
+/// Answers if the database does.
+pub(crate) async fn ping(log: &Log) -> Result<(), Error> {
+    let mut reader = log.reader().await?;
+    on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT position FROM head").fetch_one(c).await.map(drop))?;
+    Ok(())
+}
