@@ -22,6 +22,9 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// The type of its row.
+    pub const KIND: &'static str = "skald.DeadLetter";
+
     pub(crate) fn new(claim: &crate::Claim, offset: i64, message: &Message, error: &str) -> (Self, Meta) {
         let letter = Self {
             consumer: claim.consumer.clone(),
@@ -52,7 +55,7 @@ impl DeadLetter {
             version: 1,
             topic: Some(topics::dead_letters(&self.topic)),
             key,
-            payload: Encoded { kind: "skald.DeadLetter", schema: 1, data },
+            payload: Encoded { kind: Self::KIND, schema: 1, data },
             meta,
         }
     }

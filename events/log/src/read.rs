@@ -1,6 +1,9 @@
 //! The log as its readers see it: opening, the head, rows after a position, a stream, progress, stored answers.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use contract::{Message, Meta, Timestamp, Trace};
 use tokio::sync::watch;
@@ -29,6 +32,8 @@ struct Inner {
     env: Env,
     head: watch::Sender<i64>,
     tail: Mutex<Tail>,
+    commits: AtomicU64,
+    dead_letters: AtomicU64,
 }
 
 /// A log and the connection that will write it, for [`Writer::new`](crate::Writer::new).
@@ -69,6 +74,12 @@ fn message(row: StoredRow) -> Arc<Message> {
     Arc::new(Message { position, id, stream, version, topic, key, kind, schema, data, time, meta })
 }
 
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Log").field(&self.inner.service).finish()
+    }
+}
+
 impl Log {
     /// Opens the log of `service`, makes or updates its schema and reads its head.
     ///
@@ -97,8 +108,11 @@ impl Log {
         }
         let readers = database.readers()?;
         let (head, tail) = (watch::Sender::new(position), Mutex::default());
+        let (commits, dead_letters) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Opened {
-            log: Self { inner: Arc::new(Inner { service, id, epoch, secret, database, readers, env, head, tail }) },
+            log: Self {
+                inner: Arc::new(Inner { service, id, epoch, secret, database, readers, env, head, tail, commits, dead_letters }),
+            },
             connection,
         })
     }
@@ -233,7 +247,19 @@ impl Log {
         Ok(found.into_iter().filter_map(|(key, stored)| Some((key.try_into().ok()?, stored))).collect())
     }
 
-    pub(crate) fn committed(&self, rows: Vec<Arc<Message>>) {
+    /// Transactions that this process has committed here.
+    pub fn commits(&self) -> u64 {
+        self.inner.commits.load(Ordering::Relaxed)
+    }
+
+    /// Messages that this process has made dead letters of.
+    pub fn dead_letters(&self) -> u64 {
+        self.inner.dead_letters.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn committed(&self, rows: Vec<Arc<Message>>, dead_letters: u64) {
+        self.inner.commits.fetch_add(1, Ordering::Relaxed);
+        self.inner.dead_letters.fetch_add(dead_letters, Ordering::Relaxed);
         if let Some(newest) = rows.last().map(|row| row.position) {
             self.tail().extend(rows);
             self.inner.head.send_modify(|head| *head = newest.max(*head));

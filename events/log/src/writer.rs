@@ -361,7 +361,7 @@ impl<H: Handler> Task<H> {
                 }
             }
         }
-        self.log.committed(prepared.rows);
+        self.log.committed(prepared.rows, prepared.dead_letters);
         Ok(prepared.outcomes)
     }
 
@@ -441,6 +441,7 @@ impl<H: Handler> Task<H> {
             dead_letter::keep(&mut unit, letters.collect()).await?;
         }
 
+        let dead_letters = unit.rows.iter().filter(|row| row.payload.kind == DeadLetter::KIND).count() as u64;
         let mut answers: Vec<(IdempotencyKey, Stored)> = Vec::new();
         let mut done = done.into_iter();
         let outcomes = batch
@@ -484,7 +485,7 @@ impl<H: Handler> Task<H> {
             )?;
         }
         let rows = append(&mut unit).await?;
-        Ok(Prepared { outcomes, rows })
+        Ok(Prepared { outcomes, rows, dead_letters })
     }
 }
 
@@ -492,6 +493,7 @@ impl<H: Handler> Task<H> {
 struct Prepared<D> {
     outcomes: Vec<Outcome<D>>,
     rows: Vec<Arc<Message>>,
+    dead_letters: u64,
 }
 
 /// Moves the progress of every delivery, in key order; tells which entries lost.

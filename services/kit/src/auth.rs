@@ -19,6 +19,11 @@ pub use token::{PublicKey, Signer, Verifier, jwks};
 
 use crate::http::Problem;
 
+/// Who signs our tokens (`iss`).
+pub const ISSUER: &str = "skald";
+/// Whom they are for (`aud`).
+pub const AUDIENCE: &str = "skald-api";
+
 /// What somebody may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -8,9 +8,11 @@ use std::{
 };
 
 use axum::http::StatusCode;
+use eventlog::Log;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text},
+    metrics::{MetricType, counter::Counter, family::Family, histogram::Histogram},
     registry::{Metric, Registry},
 };
 
@@ -48,6 +50,11 @@ impl Metrics {
         register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Adds what the services' event logs count.
+    pub fn watch_logs(&self, logs: Vec<Log>) {
+        self.with_registry(|registry| registry.register_collector(Box::new(LogCollector(logs))));
+    }
+
     /// All metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -58,6 +65,30 @@ impl Metrics {
 
     pub(crate) fn http(&self) -> HttpMetrics {
         self.http.clone()
+    }
+}
+
+/// Reads the logs when it is scraped.
+#[derive(Debug)]
+struct LogCollector(Vec<Log>);
+
+impl Collector for LogCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut position = encoder.encode_descriptor("log_position", "Position of the newest row", None, MetricType::Gauge)?;
+        for log in &self.0 {
+            position.encode_family(&[("service", log.service())])?.encode_gauge(&*log.head().borrow())?;
+        }
+        let mut commits = encoder.encode_descriptor("log_commits", "Transactions committed", None, MetricType::Counter)?;
+        for log in &self.0 {
+            commits.encode_family(&[("service", log.service())])?.encode_counter::<NoLabelSet, _, f64>(&log.commits(), None)?;
+        }
+        let mut letters = encoder.encode_descriptor("dlq_messages", "Messages made dead letters", None, MetricType::Counter)?;
+        for log in &self.0 {
+            letters
+                .encode_family(&[("service", log.service())])?
+                .encode_counter::<NoLabelSet, _, f64>(&log.dead_letters(), None)?;
+        }
+        Ok(())
     }
 }
 

@@ -57,3 +57,24 @@ impl Config {
         Duration::from_millis(self.retry_cap_ms.max(self.retry_first_ms))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    #[test]
+    fn every_knob_is_a_flag_under_the_name_of_the_service() {
+        let flags = ["skald", "--notification-attempts-max", "3", "--notification-retry-first-ms", "20"];
+        let config = Line::try_parse_from(flags).expect("these are its flags").config;
+        assert_eq!((config.attempts_max, config.retry_first_ms), (3, 20));
+        assert!(Line::try_parse_from(["skald", "--notification-attempts-max", "0"]).is_err());
+    }
+}

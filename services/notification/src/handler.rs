@@ -125,19 +125,14 @@ impl Handler {
 
     fn claim(&self, unit: &Unit<'_>, before: Timestamp, due: &[OrderId], rows: &mut Rows) -> Outcome {
         let mut claimed = Vec::with_capacity(due.len());
-        for row in due.iter().filter_map(|order| rows.remove(order)).flatten() {
-            claimed.push(row);
-        }
-        let mut letters = Vec::with_capacity(claimed.len());
-        for mut row in claimed {
+        for order_id in due {
             // Another replica may have claimed it before the row was locked, or an earlier job may have ended it.
-            if row.due.is_some_and(|due| due < before) {
+            for row in rows.get_mut(order_id).into_iter().flatten().filter(|row| row.due.is_some_and(|due| due < before)) {
                 (row.due, row.changed) = (Some(unit.now().plus(self.config.lease())), true);
-                letters.push(outgoing(&row));
+                claimed.push(outgoing(row));
             }
-            rows.entry(row.notification.order_id).or_default().push(row);
         }
-        Outcome::Claimed(letters)
+        Outcome::Claimed(claimed)
     }
 }
 

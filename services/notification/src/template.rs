@@ -6,7 +6,7 @@ use contract::order::{CancelReason, OrderCancelled, OrderConfirmed};
 
 /// A text and the name of what it was made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text {
+pub(crate) struct Text {
     pub template: &'static str,
     pub subject: &'static str,
     pub body: String,

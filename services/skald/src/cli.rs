@@ -6,6 +6,8 @@ use std::{fmt::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use tracing::level_filters::LevelFilter;
+
 use crate::{audit, demo, up};
 
 /// Event-sourced sagas on Kafka: orders that are confirmed or cancelled, whatever crashes in between.
@@ -14,9 +16,9 @@ use crate::{audit, demo, up};
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log to stderr: error, warn, info, debug or trace
+    /// What to log to stderr: off, error, warn, info, debug or trace
     #[arg(long, global = true, env = "SKALD_LOG", default_value = "info")]
-    log: tracing::Level,
+    log: LevelFilter,
     /// Log as JSON, one object a line
     #[arg(long, global = true, env = "SKALD_LOG_JSON")]
     log_json: bool,
@@ -105,7 +107,7 @@ async fn check(args: AuditArgs) -> ExitCode {
     let options = audit::Options { settled: args.settled, json: args.json, services: up::databases(&args.data) };
     match audit::run(&options).await {
         Ok(report) => {
-            println!("{}", if args.json { report.to_json() } else { report.print_table() });
+            println!("{}", if args.json { report.to_json().to_string() } else { report.print_table() });
             if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_VERDICT) }
         }
         Err(error) => environment(&error),

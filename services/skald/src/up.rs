@@ -108,14 +108,14 @@ pub(crate) async fn start(options: Options) -> Result<Running, Error> {
     };
     let (orders, products, payments, users, notifications) = tokio::try_join!(
         open("order", order::MIGRATIONS),
-        open("product", product::MIGRATIONS),
+        open("product", &product::MIGRATIONS),
         open("payment", payment::MIGRATIONS),
-        open("user", user::MIGRATIONS),
+        open("user", &user::MIGRATIONS),
         open("notification", notification::MIGRATIONS),
     )?;
 
     let keys = |opened: &Opened| Idempotency::new(opened.log.secret());
-    let user = user::build(user::Deps { opened: users, tasks: tasks.clone(), config: services.user.clone() }).await?;
+    let user = user::build(user::Deps { opened: users, tasks: tasks.clone(), metrics: metrics.clone(), config: services.user.clone() }).await?;
     let product = product::Deps { idempotency: keys(&products), opened: products, tasks: tasks.clone(), config: services.product.clone() };
     let product = product::build(product).await?;
     let address = format!("http://{}", product.grpc);
@@ -140,7 +140,7 @@ pub(crate) async fn start(options: Options) -> Result<Running, Error> {
         opened: notifications,
         tasks: tasks.clone(),
         config: services.notification.clone(),
-        channel: notification::Channel::console(),
+        channel: Arc::new(notification::channel::Console),
     });
 
     // Each consumer reads the logs of the services that write what it waits for.
@@ -156,6 +156,7 @@ pub(crate) async fn start(options: Options) -> Result<Running, Error> {
 
     let logs: Vec<Log> =
         [order_log, product_log, payment_log, user.writer.log(), notification.writer.log()].map(Clone::clone).into();
+    metrics.watch_logs(logs.clone());
     let app = kit::http::app(AppConfig {
         title: "Skald",
         services: vec![
@@ -175,8 +176,8 @@ pub(crate) async fn start(options: Options) -> Result<Running, Error> {
     Ok(Running {
         http,
         grpc: product.grpc,
-        admin_email: user.admin_email,
-        admin_password: user.admin_password,
+        admin_email: services.user.admin_email.clone(),
+        admin_password: user.first_admin.map(|admin| admin.password),
         data,
         services,
         tasks,

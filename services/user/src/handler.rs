@@ -36,6 +36,8 @@ pub enum Work {
     },
     /// End the family of a refresh token.
     Revoke(TokenHash),
+    /// End all families of an account.
+    RevokeAll(CustomerId),
     /// Bring the signing keys to where they should be.
     Keys {
         fresh: Box<[SigningKey; 2]>,
@@ -121,7 +123,7 @@ impl Batch {
                 }
                 Work::Rotate { shown, .. } | Work::Revoke(shown) => drop(hashes.insert(shown.to_vec())),
                 Work::Keys { .. } => has_keys = true,
-                Work::Issue(_) | Work::Sweep => {}
+                Work::Issue(_) | Work::RevokeAll(_) | Work::Sweep => {}
             }
         }
         let now = unit.now();
@@ -167,6 +169,10 @@ impl Batch {
             Work::Rotate { shown, next, holds } => self.rotate(shown, *next, *holds),
             Work::Revoke(shown) => {
                 self.ended_families.extend(self.tokens.get(shown).map(|token| token.family));
+                Done::Nothing
+            }
+            Work::RevokeAll(id) => {
+                self.ended_users.insert(*id);
                 Done::Nothing
             }
             Work::Keys { fresh, signs_for, token } => {

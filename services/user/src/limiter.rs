@@ -25,20 +25,20 @@ enum Key {
 }
 
 /// Counts failed logins.
-pub struct Limiter {
+pub(crate) struct Limiter {
     per_account: usize,
     per_address: usize,
     failed: Mutex<HashMap<Key, VecDeque<Timestamp>>>,
 }
 
 /// An attempt that counts as failed until it is said to have succeeded, so that many at once are no way round.
-pub struct Attempt {
+pub(crate) struct Attempt {
     keys: Vec<Key>,
     at: Timestamp,
 }
 
 impl Limiter {
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let (per_account, per_address) = (config.login_failures_per_account, config.login_failures_per_address);
         Self { per_account: per_account as usize, per_address: per_address as usize, failed: Mutex::default() }
     }
@@ -47,7 +47,7 @@ impl Limiter {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn check(&self, email: &str, address: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
+    pub(crate) fn check(&self, email: &str, address: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
         let failed = self.failed();
         let waits = keys(email, address).into_iter().filter_map(|key| self.wait(&failed, &key, now));
         waits.max().map_or(Ok(()), Err)
@@ -57,7 +57,7 @@ impl Limiter {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn begin(&self, email: &str, address: Option<IpAddr>, now: Timestamp) -> Result<Attempt, Duration> {
+    pub(crate) fn begin(&self, email: &str, address: Option<IpAddr>, now: Timestamp) -> Result<Attempt, Duration> {
         let mut failed = self.failed();
         let keys = keys(email, address);
         if let Some(wait) = keys.iter().filter_map(|key| self.wait(&failed, key, now)).max() {
@@ -78,7 +78,7 @@ impl Limiter {
     }
 
     /// Takes an attempt off the count.
-    pub fn succeeded(&self, attempt: Attempt) {
+    pub(crate) fn succeeded(&self, attempt: Attempt) {
         let mut failed = self.failed();
         for key in attempt.keys {
             let Some(times) = failed.get_mut(&key) else { continue };

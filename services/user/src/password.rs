@@ -23,7 +23,7 @@ const SALT_BYTES: usize = 16;
 
 /// The hashers of the process. Cheap to clone.
 #[derive(Clone)]
-pub struct Passwords {
+pub(crate) struct Passwords {
     inner: Arc<Inner>,
 }
 
@@ -36,13 +36,13 @@ struct Inner {
 }
 
 /// Leave to hash.
-pub struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     passwords: &'a Passwords,
     _permit: SemaphorePermit<'a>,
 }
 
 impl Passwords {
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let params = Params::new(config.password_memory_kib, config.password_passes, 1, None)
             .expect("the bounds of the configuration are within Argon2's");
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -57,7 +57,7 @@ impl Passwords {
     ///
     /// # Errors
     /// 503 when too many wait already.
-    pub async fn turn(&self) -> Result<Turn<'_>, Problem> {
+    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Problem> {
         let waiting = Waiting::new(&self.inner.waiting);
         if waiting.before >= WAITING_MAX {
             return Err(Problem::unavailable("too many passwords wait to be checked; nothing was changed").coded("overloaded"));
@@ -70,7 +70,7 @@ impl Passwords {
     ///
     /// # Errors
     /// 503 when too many wait already.
-    pub async fn hash(&self, password: String) -> Result<String, Problem> {
+    pub(crate) async fn hash(&self, password: String) -> Result<String, Problem> {
         let _turn = self.turn().await?;
         let inner = self.inner.clone();
         blocking(move || hash(&inner.argon2, &password)).await
@@ -82,13 +82,13 @@ impl Turn<'_> {
     ///
     /// # Errors
     /// 500 if the hasher broke.
-    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Problem> {
+    pub(crate) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Problem> {
         let inner = self.passwords.inner.clone();
         blocking(move || {
             let is_known = hash.is_some();
             let hash = hash.unwrap_or_else(|| inner.decoy.clone());
-            let is_right = PasswordHash::new(&hash)
-                .is_ok_and(|hash| inner.argon2.verify_password(password.as_bytes(), &hash).is_ok());
+            let is_right =
+                PasswordHash::new(&hash).is_ok_and(|hash| inner.argon2.verify_password(password.as_bytes(), &hash).is_ok());
             is_right && is_known
         })
         .await
@@ -110,7 +110,7 @@ fn hash(argon2: &Argon2<'_>, password: &str) -> String {
 }
 
 /// 256 random bits from the operating system as text: a refresh token, a first password.
-pub fn secret_text() -> String {
+pub(crate) fn secret_text() -> String {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the operating system has randomness");

@@ -60,6 +60,10 @@ impl Report {
         Self { settled, orders, messages, laws, waivers, verdict }
     }
 
+    pub(crate) fn is_good(&self) -> bool {
+        self.verdict == Verdict::Holds
+    }
+
     /// The report as people read it.
     pub(crate) fn print_table(&self) -> String {
         let mut text = String::new();

@@ -17,6 +17,8 @@ pub(super) struct Snapshot {
     pub service: &'static str,
     /// The position of the newest row.
     pub head: i64,
+    /// Where it is, without secrets.
+    database: String,
     readers: Readers,
     reader: Reader,
 }
@@ -50,31 +52,34 @@ pub(super) fn subject(stream: &str) -> Option<(&str, u128)> {
 
 impl Snapshot {
     pub(super) async fn open(service: &'static str, database: &Database) -> Result<Self, Error> {
+        let place = database.to_string();
         if let Database::Sqlite(path) = database
             && !path.exists()
         {
-            return Err(Error::Missing { service, database: database.to_string() });
+            return Err(Error::Missing { service, database: place });
         }
         let readers = database.readers().map_err(Error::Open)?;
-        let failed = |source| Error::Read { service, database: database.to_string(), source };
+        let failed = |source| Error::Read { service, database: place.clone(), source };
         let mut reader = readers.acquire().await.map_err(failed)?;
         let (head, owner) = begin(&mut reader.conn()).await.map_err(failed)?;
         if owner != service {
-            return Err(Error::OtherService { service, database: database.to_string(), owner });
+            return Err(Error::OtherService { service, database: place, owner });
         }
-        Ok(Self { service, head, readers, reader })
+        Ok(Self { service, head, database: place, readers, reader })
     }
 
     pub(super) fn conn(&mut self) -> Conn<'_> {
         self.reader.conn()
     }
 
-    /// Lets go of the instant; the service may tidy up behind it again.
-    pub(super) async fn close(mut self) {
-        // Nothing was written: a rollback that fails loses nothing, the connection closes below.
-        let _ = on!(&mut self.reader.conn(), |c| sqlx::query::<DB>("ROLLBACK").execute(c).await.map(drop));
+    /// Lets go of the instant, so that the service may tidy up behind it, and hands on what was read.
+    pub(super) async fn close<T>(mut self, read: Result<T, sqlx::Error>) -> Result<T, Error> {
+        let ended = on!(&mut self.conn(), |c| sqlx::query::<DB>("ROLLBACK").execute(c).await.map(drop));
         drop(self.reader);
         self.readers.close().await;
+        let (service, database) = (self.service, self.database);
+        let read = read.and_then(|read| ended.map(|()| read));
+        read.map_err(|error| Error::Read { service, database, source: error.into() })
     }
 
     /// Every row of the log from after `after` to the head, in order.

@@ -118,12 +118,16 @@ impl Trails {
         Ok(())
     }
 
-    /// Rows that came after the snapshot: they are causes of what others did meanwhile.
-    pub(super) fn newer(&mut self, service: &'static str, entry: &Entry) {
-        self.ids.push(entry.id);
-        if let Some(head) = self.heads.get_mut(service) {
-            head.position = entry.position;
-        }
+    /// Reads what a log has had appended since it was read: the causes of what others did meanwhile.
+    pub(super) async fn read_newer(&mut self, snapshot: &mut Snapshot, mut take: impl FnMut(&Entry)) -> Result<(), sqlx::Error> {
+        let Some(head) = self.heads.get_mut(snapshot.service) else { return Ok(()) };
+        let after = std::mem::replace(&mut head.position, snapshot.head);
+        let ids = &mut self.ids;
+        let read = snapshot.log(after, |entry| {
+            ids.push(entry.id);
+            take(&entry);
+        });
+        read.await
     }
 
     /// Settles what crosses from log to log; every log has been read.

@@ -84,7 +84,7 @@ impl Lines {
     }
 }
 
-pub(super) fn hashed(value: &impl Hash) -> u64 {
+pub(super) fn hashed(value: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()

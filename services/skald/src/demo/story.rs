@@ -100,7 +100,7 @@ mod tests {
         let history = json!({"items": [
             row("2026-11-20T10:00:00.000000Z", "saga.SagaMoved", None, json!({"input": "StockReserved", "attempt": 1})),
             row("2026-11-20T10:00:00.000000Z", "payment.AuthorizePayment", Some("payment.commands.v1"), json!({})),
-            row("2026-11-20T10:00:00.500250Z", "saga.SagaMoved", None, json!({"input": "DeadlinePassed", "attempt": 2})),
+            row("2026-11-20T10:00:00.500400Z", "saga.SagaMoved", None, json!({"input": "DeadlinePassed", "attempt": 2})),
             row("2026-11-20T10:00:02Z", "saga.SagaEnded", None, json!({"outcome": "Cancelled", "reason": "payment_timeout"})),
         ]});
         let order = "01939f3c-0000-7000-8000-000000000000".parse().unwrap();
@@ -109,10 +109,10 @@ mod tests {
         let wanted = [
             (0.0, "on StockReserved"),
             (0.0, "payment.AuthorizePayment"),
-            (500.25, "on DeadlinePassed, try 2"),
+            (500.4, "on DeadlinePassed, try 2"),
             (2000.0, "saga.SagaEnded (Cancelled, payment_timeout)"),
         ];
         assert_eq!(said, wanted);
-        assert!(story.to_string().contains("  500.3  AuthorizingPayment"), "{story}");
+        assert!(story.to_string().contains("  500.4  AuthorizingPayment"), "{story}");
     }
 }

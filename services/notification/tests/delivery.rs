@@ -1,0 +1,129 @@
+//! Outcomes of orders through the real writer: what is queued, delivered, tried again and given up, also across a crash.
+//!
+//! Never here: rules one by one (`src/domain.rs` has them) or HTTP (`tests/api.rs`).
+
+// Each test binary uses its own part of it.
+#[allow(dead_code)]
+mod common;
+
+use std::sync::Arc;
+
+use common::{House, Scripted, TRACEPARENT, cancelled, confirmed, customer, order, quick, total};
+use contract::{
+    CustomerId,
+    notification::Event,
+    order::{CancelReason, OrderPlaced},
+};
+use skald_notification::{Config, channel::Console};
+
+const DELIVERED: &str = "SELECT COUNT(*) FROM notifications WHERE status = 'delivered' AND due_us IS NULL";
+
+fn refused() -> Option<Result<(), String>> {
+    Some(Err("mailbox full".to_owned()))
+}
+
+async fn events(house: &House) -> Vec<Event> {
+    house.rows().await.iter().map(|row| Event::decode(&row.kind, row.schema, &row.data).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn each_outcome_is_told_once_in_its_own_words() {
+    let channel = Scripted::new([]);
+    let house = House::open(channel.clone(), quick()).await;
+    let outcomes = || [confirmed(1), cancelled(2, CancelReason::OutOfStock), cancelled(3, CancelReason::PaymentDeclined)];
+    house.deliver(outcomes().into_iter().chain(outcomes())).await;
+    house.deliver(outcomes()).await;
+    house.counts(DELIVERED, 3).await;
+    assert_eq!(house.rows().await.len(), 6, "queued and delivered, once each");
+    let mut letters = channel.handed();
+    letters.sort_by_key(|letter| letter.order_id);
+    let told: Vec<_> = letters.iter().map(|letter| (letter.customer_id, letter.subject.as_str())).collect();
+    let (confirmed, cancelled) = ("Your order is confirmed", "Your order was cancelled");
+    assert_eq!(told, [(customer(1), confirmed), (customer(2), cancelled), (customer(3), cancelled)]);
+    assert!(letters[0].body.contains("19.99 EUR"), "{}", letters[0].body);
+    assert!(letters[1].body.contains("sold out"), "{}", letters[1].body);
+    assert!(letters[2].body.contains("declined"), "{}", letters[2].body);
+}
+
+#[tokio::test]
+async fn a_placed_order_is_of_no_interest() {
+    let channel = Scripted::new([]);
+    let house = House::open(channel.clone(), quick()).await;
+    let (order_id, customer_id) = (order(1), customer(1));
+    house.deliver([OrderPlaced { order_id, customer_id, lines: Vec::new(), total: total() }.into(), confirmed(2)]).await;
+    house.counts(DELIVERED, 1).await;
+    assert_eq!(channel.handed()[0].order_id, order(2));
+}
+
+#[tokio::test]
+async fn a_failed_delivery_is_tried_again_with_the_same_letter() {
+    let channel = Scripted::new([refused(), refused()]);
+    let house = House::open(channel.clone(), quick()).await;
+    house.deliver([confirmed(1)]).await;
+    house.counts(DELIVERED, 1).await;
+    let letters = channel.handed();
+    assert_eq!(letters.len(), 3);
+    assert!(letters.iter().all(|letter| *letter == letters[0]));
+    let events = events(&house).await;
+    assert!(matches!(&events[..], [Event::NotificationQueued(_), Event::NotificationDelivered(end)] if end.attempts == 3));
+}
+
+#[tokio::test]
+async fn what_can_not_be_delivered_is_given_up_at_the_bound_with_its_reason() {
+    let channel = Scripted::broken();
+    let house = House::open(channel.clone(), quick()).await;
+    house.deliver([confirmed(1)]).await;
+    house.counts("SELECT COUNT(*) FROM notifications WHERE status = 'given_up' AND due_us IS NULL AND attempts = 4", 1).await;
+    assert_eq!(channel.handed().len(), 4);
+    let events = events(&house).await;
+    let [Event::NotificationQueued(_), Event::NotificationGivenUp(end)] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((end.attempts, end.reason.as_str()), (4, "mailbox full"));
+}
+
+#[tokio::test]
+async fn a_channel_that_never_answers_counts_as_failed() {
+    let channel = Scripted::new([None]);
+    let house = House::open(channel.clone(), Config { timeout_ms: 30, ..quick() }).await;
+    house.deliver([confirmed(1)]).await;
+    house.counts("SELECT COUNT(*) FROM notifications WHERE status = 'delivered' AND attempts = 2", 1).await;
+}
+
+#[tokio::test]
+async fn what_was_under_way_at_a_crash_is_delivered_after_it() {
+    let channel = Scripted::new([None, None, None]);
+    let mut house = House::open(channel.clone(), quick()).await;
+    house.deliver([confirmed(1), confirmed(2), confirmed(3)]).await;
+    house.stop().await;
+    house.start(Scripted::new([]), quick()).await;
+    house.counts(DELIVERED, 3).await;
+    assert_eq!(house.rows().await.len(), 6);
+}
+
+#[tokio::test]
+async fn hundreds_of_outcomes_at_once_are_each_delivered_once() {
+    let channel = Scripted::new([refused(), refused(), refused()]);
+    let house = House::open(channel.clone(), Config { concurrency: 16, ..quick() }).await;
+    for part in 0..3 {
+        house.deliver((1..=150).map(|number| confirmed(part * 150 + number))).await;
+    }
+    house.counts(DELIVERED, 450).await;
+    assert_eq!(channel.handed().len(), 453);
+    assert_eq!(house.rows().await.len(), 900);
+}
+
+#[tokio::test]
+async fn the_end_is_published_under_the_order_and_its_trace_and_caused_by_the_queuing() {
+    let house = House::open(Arc::new(Console), quick()).await;
+    house.deliver([confirmed(1)]).await;
+    house.counts(DELIVERED, 1).await;
+    let rows = house.rows().await;
+    assert_eq!(rows[1].meta.cause, Some(rows[0].id));
+    for row in rows {
+        assert_eq!(row.topic.as_deref(), Some("notification.events.v1"));
+        assert_eq!(row.key, Some(order(1).to_string()));
+        assert_eq!(row.meta.correlation, Some(order(1).0));
+        assert_eq!(row.meta.trace.parent.as_deref(), Some(TRACEPARENT));
+        let CustomerId(customer) = customer(1);
+        assert!(!row.data.contains("Thank you") && (row.version == 2 || row.data.contains(&customer.to_string())));
+    }
+}

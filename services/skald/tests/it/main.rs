@@ -1,0 +1,9 @@
+//! `skald` from outside: the real binary, its exit codes, and every outcome of an order through REST.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod demo;
+mod orders;
+mod start;
+mod stock;

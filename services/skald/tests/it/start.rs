@@ -1,0 +1,128 @@
+//! Starting, and not starting: one clear sentence, its exit code, and nothing damaged.
+
+use std::{fs, net::TcpListener, path::Path};
+
+use sqlx::Connection;
+
+use crate::support::{QUICK, System, home, order, run, up_in_vain};
+
+/// The sentence that it ends with.
+fn sentence(said: &str) -> &str {
+    let sentences: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+    match sentences[..] {
+        [one] => one,
+        _ => panic!("not one clear sentence: {said}"),
+    }
+}
+
+#[test]
+fn a_wrong_flag_is_a_usage_error() {
+    for arguments in [&["frobnicate"][..], &["up", "--listen", "nowhere"], &["demo", "--orders", "none"], &["audit", "--what"], &[]] {
+        assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_and_version_are_told() {
+    for command in [&["--help"][..], &["up", "--help"], &["demo", "--help"], &["audit", "--help"], &["--version"]] {
+        let output = run(command);
+        assert_eq!(output.status.code(), Some(0), "{command:?}");
+        assert!(!output.stdout.is_empty(), "{command:?}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_told_and_costs_nothing() {
+    let (home, taken) = (home(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, said) = up_in_vain(&home.path().join("data"), &address);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(sentence(&said).contains(&address), "{said}");
+    System::start(home.path(), &[]);
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_data_is_refused_and_the_first_serves_on() {
+    let home = home();
+    let system = System::start(home.path(), &[]);
+    let (code, said) = up_in_vain(&system.data, "127.0.0.1:0");
+    assert_eq!(code, Some(3), "{said}");
+    assert!(sentence(&said).contains(system.data.to_str().unwrap()), "{said}");
+    assert_eq!(system.anybody().get("/readyz").await.status, 200);
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_made_or_written_is_told() {
+    let home = home();
+    let file = home.path().join("file");
+    fs::write(&file, "not a directory").unwrap();
+    let mut hopeless = vec![file.clone(), file.join("below")];
+    let read_only = home.path().join("read-only");
+    fs::create_dir(&read_only).unwrap();
+    let mut permissions = fs::metadata(&read_only).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&read_only, permissions).unwrap();
+    // Not for root, who may write everywhere.
+    if fs::write(read_only.join("probe"), "").is_err() {
+        hopeless.push(read_only);
+    }
+    for data in hopeless {
+        let (code, said) = up_in_vain(&data, "127.0.0.1:0");
+        assert_eq!(code, Some(3), "{said}");
+        assert!(sentence(&said).contains(data.to_str().unwrap()), "{said}");
+    }
+}
+
+/// Notes a step in the database that this build does not know.
+async fn from_the_future(database: &Path, version: i64) {
+    let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite://{}", database.display())).await.unwrap();
+    let noted = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES ($1, 'later', TRUE, x'00', 0)";
+    sqlx::query(noted).bind(version).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_from_a_newer_version_is_refused_and_left_alone() {
+    let home = home();
+    let system = System::start(home.path(), &[]);
+    let data = system.data.clone();
+    assert!(system.stop().success());
+    for service in ["order", "product", "payment", "user", "notification"] {
+        let database = data.join(format!("{service}.db"));
+        let before = fs::read(&database).unwrap();
+        from_the_future(&database, 9_999).await;
+        let newer = fs::read(&database).unwrap();
+        let (code, said) = up_in_vain(&data, "127.0.0.1:0");
+        assert_eq!(code, Some(3), "{said}");
+        assert!(sentence(&said).contains(&format!("{service}.db")) && said.contains("9999"), "{said}");
+        assert_eq!(fs::read(&database).unwrap(), newer);
+        fs::write(&database, before).unwrap();
+    }
+    System::start(home.path(), &[]);
+}
+
+#[tokio::test]
+async fn told_to_stop_it_ends_well_and_goes_on_where_it_stopped() {
+    let home = home();
+    let system = System::start(home.path(), QUICK);
+    let product = system.admin().await.product("TEA-1", 10).await;
+    let token = system.token("ann").await;
+    let lost = order(&product, 1, "tok_lost");
+    let mut ann = crate::support::Person::with(system.address, &token);
+    let placed = ann.place("k1", &lost, 0).await;
+    assert_eq!(placed.told(), (202, "pending", ""));
+    assert!(system.stop().success());
+    let system = System::start(home.path(), QUICK);
+    let mut ann = crate::support::Person::with(system.address, &token);
+    let ended = ann.ended("k1", &lost).await;
+    assert_eq!((ended.id(), ended.told()), (placed.id(), (202, "confirmed", "")));
+    system.settles().await;
+}
+
+#[test]
+fn an_audit_of_nothing_is_told() {
+    let home = home();
+    let output = run(&["audit", "--data", home.path().join("nothing").to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    sentence(&String::from_utf8(output.stderr).unwrap());
+}

@@ -1,0 +1,352 @@
+//! The REST door: DTOs, what each refusal answers, and the flow of a login.
+//!
+//! Never here: rules, SQL. Work goes through the writer to `handler.rs`; reads go to `store.rs`.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::State,
+    http::{HeaderName, StatusCode, header},
+    response::IntoResponse,
+};
+use contract::{CustomerId, Meta, Timestamp, Trace};
+use eventlog::{Answer, Job, Writer};
+use kit::{
+    auth::{Caller, MaybeCaller, Role},
+    http::{ApiResult, FieldError, Json, Peer, Problem, Routes, Traced},
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::{
+    config::Config,
+    domain::{self, Change, RefreshToken, Refusal, User},
+    handler::{Done, Handler, TokenHash, Work},
+    keys::Keyring,
+    limiter::Limiter,
+    password::{Passwords, secret_text},
+    store,
+};
+
+/// What the handlers share.
+pub(crate) struct Desk {
+    pub writer: Writer<Handler>,
+    pub keyring: Arc<Keyring>,
+    pub passwords: Passwords,
+    pub limiter: Limiter,
+    pub config: Config,
+    pub logins: Family<Login, Counter>,
+}
+
+/// The label of `user_logins_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Login {
+    outcome: &'static str,
+}
+
+type Shared = State<Arc<Desk>>;
+
+pub(crate) fn routes(desk: Arc<Desk>) -> Routes {
+    utoipa_axum::router::OpenApiRouter::default()
+        .routes(routes!(register))
+        .routes(routes!(login))
+        .routes(routes!(refresh))
+        .routes(routes!(logout))
+        .routes(routes!(read_profile, change_profile))
+        .routes(routes!(jwks))
+        .with_state(desk)
+}
+
+/// The one table of what a refusal answers.
+fn refused(refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::EmailTaken => Problem::conflict("email_taken", "another account has this e-mail address"),
+        Refusal::UnknownUser => Problem::not_found(),
+        Refusal::InvalidRefreshToken => {
+            let detail = "the refresh token is unknown, expired, revoked or was used before: log in again";
+            Problem::new(StatusCode::UNAUTHORIZED, "invalid_refresh_token", detail)
+        }
+        Refusal::AdminExists => Problem::conflict("admin_exists", "there is an admin already"),
+    }
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Registration {
+    /// Kept in lower case.
+    #[schema(example = "ann@example.com")]
+    email: String,
+    #[schema(min_length = 12, max_length = 128, example = "correct horse battery")]
+    password: String,
+    #[schema(min_length = 1, max_length = 200, example = "Ann")]
+    name: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Credentials {
+    #[schema(example = "ann@example.com")]
+    email: String,
+    #[schema(example = "correct horse battery")]
+    password: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Refresh {
+    refresh_token: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ProfileChange {
+    #[schema(min_length = 1, max_length = 200)]
+    name: Option<String>,
+    /// Needs `current_password`.
+    email: Option<String>,
+    /// Needs `current_password`; ends all sessions.
+    #[schema(min_length = 12, max_length = 128)]
+    password: Option<String>,
+    current_password: Option<String>,
+}
+
+/// An account as its owner sees it.
+#[derive(Serialize, ToSchema)]
+struct Profile {
+    id: Uuid,
+    email: String,
+    name: String,
+    role: Role,
+    #[schema(value_type = String, format = DateTime)]
+    registered_at: Timestamp,
+}
+
+impl From<User> for Profile {
+    fn from(user: User) -> Self {
+        let User { id, email, name, role, registered, .. } = user;
+        Self { id: id.0, email, name, role, registered_at: registered }
+    }
+}
+
+/// What a login or a refresh gives.
+#[derive(Serialize, ToSchema)]
+struct Tokens {
+    access_token: String,
+    /// Good for one refresh; keep it secret.
+    refresh_token: String,
+    /// Always `Bearer`.
+    token_type: &'static str,
+    /// Seconds that the access token holds.
+    expires_in: u32,
+}
+
+const NO_STORE: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
+
+/// Collects what is wrong with the fields of a request, so that all of it is told at once.
+#[derive(Default)]
+struct Fields(Vec<FieldError>);
+
+impl Fields {
+    fn check<T: Default>(&mut self, field: &str, checked: Result<T, String>) -> T {
+        checked.unwrap_or_else(|detail| {
+            self.0.push(FieldError { field: field.to_owned(), detail });
+            T::default()
+        })
+    }
+
+    fn done(self) -> Result<(), Problem> {
+        if self.0.is_empty() { Ok(()) } else { Err(Problem::unprocessable(self.0)) }
+    }
+}
+
+/// A new account, checked but without its password's hash.
+pub(crate) fn new_user(id: CustomerId, email: &str, password: &str, name: &str, role: Role) -> Result<User, Problem> {
+    let mut fields = Fields::default();
+    let email = fields.check("email", domain::email(email));
+    fields.check("password", domain::password(password));
+    let name = fields.check("name", domain::name(name));
+    fields.done()?;
+    Ok(User { id, version: 0, email, name, password: String::new(), role, registered: Timestamp::default() })
+}
+
+impl Desk {
+    async fn request(&self, work: Work, actor: Option<String>, trace: Trace) -> ApiResult<Done> {
+        let job = Job { work, meta: Meta { trace, actor, ..Meta::default() } };
+        match self.writer.request(job, None).await? {
+            Answer::Done(Done::Refused(refusal)) => Err(refused(refusal)),
+            Answer::Done(done) => Ok(done),
+            Answer::Repeated(_) | Answer::KeyReused => unreachable!("no key was given"),
+        }
+    }
+
+    async fn request_user(&self, work: Work, actor: Option<String>, trace: Trace) -> ApiResult<User> {
+        match self.request(work, actor, trace).await? {
+            Done::User(user) => Ok(*user),
+            done => unreachable!("an account was asked for, not {done:?}"),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.writer.log().env().now()
+    }
+
+    /// The account, if this is its password. What fails is counted, and takes as long for an account that does not exist.
+    async fn authenticate(&self, email: &str, password: String, address: Option<IpAddr>) -> ApiResult<Option<User>> {
+        let limited = |wait| {
+            self.count("limited");
+            Problem::too_many("too_many_logins", "too many failed logins; come back later", wait)
+        };
+        // Before the queue for a hasher, so that whoever has to wait anyway does not stand in it.
+        self.limiter.check(email, address, self.now()).map_err(limited)?;
+        let user = store::by_email(self.writer.log(), email).await?;
+        let turn = self.passwords.turn().await?;
+        let attempt = self.limiter.begin(email, address, self.now()).map_err(limited)?;
+        let hash = user.as_ref().map(|user| user.password.clone());
+        if !turn.verify(password, hash).await? {
+            self.count("failed");
+            return Ok(None);
+        }
+        self.limiter.succeeded(attempt);
+        Ok(user)
+    }
+
+    fn count(&self, outcome: &'static str) {
+        self.logins.get_or_create(&Login { outcome }).inc();
+    }
+
+    fn tokens(&self, user: &User, refresh_token: String) -> impl IntoResponse + use<> {
+        let access_token = self.keyring.sign(user.id, user.role, &self.config);
+        (NO_STORE, Json(Tokens { access_token, refresh_token, token_type: "Bearer", expires_in: self.config.access_token_s }))
+    }
+}
+
+/// Refresh tokens are 256 random bits: a plain hash can't be guessed back.
+fn token_hash(token: &str) -> TokenHash {
+    *blake3::hash(token.as_bytes()).as_bytes()
+}
+
+/// Makes an account of a customer.
+#[utoipa::path(post, path = "/v1/register", request_body = Registration, responses(
+    (status = 201, body = Profile), (status = 409, description = "`email_taken`"), (status = 422, description = "`invalid`")))]
+async fn register(
+    State(desk): Shared,
+    Traced(trace): Traced,
+    Json(Registration { email, password, name }): Json<Registration>,
+) -> ApiResult<impl IntoResponse> {
+    let id = CustomerId(desk.writer.log().env().id());
+    let mut user = new_user(id, &email, &password, &name, Role::Customer)?;
+    user.registered = desk.now();
+    user.password = desk.passwords.hash(password).await?;
+    let actor = Caller { id, role: Role::Customer }.actor();
+    let user = desk.request_user(Work::Register(Box::new(user)), Some(actor), trace).await?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, "/v1/profile")], Json(Profile::from(user))))
+}
+
+/// Gives an access token and a refresh token for an address and a password.
+#[utoipa::path(post, path = "/v1/login", request_body = Credentials, responses(
+    (status = 200, body = Tokens), (status = 401, description = "`invalid_credentials`"),
+    (status = 429, description = "`too_many_logins`: more than 10 failed for the account or 100 from the address in 15 minutes")))]
+async fn login(
+    State(desk): Shared,
+    Peer(address): Peer,
+    Traced(trace): Traced,
+    Json(Credentials { email, password }): Json<Credentials>,
+) -> ApiResult<impl IntoResponse> {
+    let email = domain::email(&email).map_err(|detail| Problem::invalid("email", detail))?;
+    let Some(user) = desk.authenticate(&email, password, address).await? else {
+        let detail = "no account has this e-mail address and password";
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "invalid_credentials", detail));
+    };
+    desk.count("succeeded");
+    let refresh_token = secret_text();
+    let (hash, family) = (token_hash(&refresh_token), desk.writer.log().env().id());
+    let expires = desk.now().plus(desk.config.refresh_token());
+    let kept = RefreshToken { hash, family, user_id: user.id, expires, used: false };
+    desk.request(Work::Issue(kept), None, trace).await?;
+    Ok(desk.tokens(&user, refresh_token))
+}
+
+/// Gives new tokens for a refresh token, which is good once: whoever shows it again ends all that came out of its login.
+#[utoipa::path(post, path = "/v1/refresh", request_body = Refresh, responses(
+    (status = 200, body = Tokens), (status = 401, description = "`invalid_refresh_token`")))]
+async fn refresh(
+    State(desk): Shared,
+    Traced(trace): Traced,
+    Json(Refresh { refresh_token }): Json<Refresh>,
+) -> ApiResult<impl IntoResponse> {
+    let next = secret_text();
+    let work = Work::Rotate { shown: token_hash(&refresh_token), next: token_hash(&next), holds: desk.config.refresh_token() };
+    let user = desk.request_user(work, None, trace).await?;
+    Ok(desk.tokens(&user, next))
+}
+
+/// Ends the session of a refresh token; without a body, all sessions of the caller. Access tokens hold until they expire.
+#[utoipa::path(post, path = "/v1/logout", request_body(content = Option<Refresh>), responses((status = 204)),
+    security((), ("bearer" = [])))]
+async fn logout(
+    State(desk): Shared,
+    MaybeCaller(caller): MaybeCaller,
+    Traced(trace): Traced,
+    body: Option<Json<Refresh>>,
+) -> ApiResult<StatusCode> {
+    let work = match (body, caller) {
+        (Some(Json(Refresh { refresh_token })), _) => Work::Revoke(token_hash(&refresh_token)),
+        (None, Some(caller)) => Work::RevokeAll(caller.id),
+        (None, None) => return Err(Problem::unauthorized()),
+    };
+    desk.request(work, None, trace).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The caller's account.
+#[utoipa::path(get, path = "/v1/profile", responses((status = 200, body = Profile), (status = 401)), security(("bearer" = [])))]
+async fn read_profile(State(desk): Shared, caller: Caller) -> ApiResult<Json<Profile>> {
+    let user = store::by_id(desk.writer.log(), caller.id).await?.ok_or_else(Problem::not_found)?;
+    Ok(Json(user.into()))
+}
+
+/// Changes the caller's account; what is not named stays as it is.
+#[utoipa::path(patch, path = "/v1/profile", request_body = ProfileChange, responses(
+    (status = 200, body = Profile), (status = 409, description = "`email_taken`"), (status = 422, description = "`invalid`"),
+    (status = 429, description = "`too_many_logins`: a wrong `current_password` counts as a failed login")),
+    security(("bearer" = [])))]
+async fn change_profile(
+    State(desk): Shared,
+    caller: Caller,
+    Peer(address): Peer,
+    Traced(trace): Traced,
+    Json(ProfileChange { name, email, password, current_password }): Json<ProfileChange>,
+) -> ApiResult<Json<Profile>> {
+    let mut fields = Fields::default();
+    let name = name.map(|name| fields.check("name", domain::name(&name)));
+    let email = email.map(|email| fields.check("email", domain::email(&email)));
+    password.iter().for_each(|password| fields.check("password", domain::password(password)));
+    if (email.is_some() || password.is_some()) && current_password.is_none() {
+        fields.check("current_password", Err::<(), _>("is needed to change the address or the password".to_owned()));
+    }
+    fields.done()?;
+    if let (true, Some(current)) = (email.is_some() || password.is_some(), current_password) {
+        let user = store::by_id(desk.writer.log(), caller.id).await?.ok_or_else(Problem::not_found)?;
+        if desk.authenticate(&user.email, current, address).await?.is_none() {
+            return Err(Problem::invalid("current_password", "is not your password"));
+        }
+    }
+    let password = match password {
+        Some(password) => Some(desk.passwords.hash(password).await?),
+        None => None,
+    };
+    let work = Work::Change(caller.id, Change { name, email, password });
+    Ok(Json(desk.request_user(work, Some(caller.actor()), trace).await?.into()))
+}
+
+/// The public keys that access tokens are verified with: the one that signs, the next one, and those retired a moment ago.
+#[utoipa::path(get, path = "/.well-known/jwks.json", responses((status = 200, description = "A JWK set (RFC 7517)")))]
+async fn jwks(State(desk): Shared) -> impl IntoResponse {
+    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(desk.keyring.jwks()))
+}

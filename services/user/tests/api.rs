@@ -1,0 +1,475 @@
+//! The user service from outside: the real router on a fresh database.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderMap, Request, StatusCode},
+};
+use contract::{CustomerId, Timestamp, topics};
+use eventlog::{Clock, Database, Env, Log};
+use http_body_util::BodyExt;
+use kit::{
+    Metrics, Tasks,
+    auth::{Role, Verifier},
+    http::AppConfig,
+};
+use serde_json::{Value, json};
+use skald_user as user;
+use tower::ServiceExt;
+use user::{Config, Deps, FirstAdmin, MIGRATIONS, Secret};
+
+const EMAIL: &str = "ann@example.com";
+const PASSWORD: &str = "correct horse battery";
+const SOON: Duration = Duration::from_secs(20);
+
+/// A clock that stands still until a test moves it.
+struct HandClock(AtomicI64);
+
+impl Clock for HandClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+struct House {
+    app: Router,
+    verifier: Verifier,
+    log: Log,
+    first_admin: Option<FirstAdmin>,
+    clock: Arc<HandClock>,
+    tasks: Tasks,
+    directory: tempfile::TempDir,
+}
+
+struct Answered {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Answered {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn text(&self, member: &str) -> String {
+        self.json()[member].as_str().unwrap_or_else(|| panic!("no {member} in {}", self.body)).to_owned()
+    }
+
+    fn is_problem(&self, status: u16, code: &str) {
+        assert_eq!((self.status.as_u16(), self.text("code").as_str()), (status, code), "{}", self.body);
+    }
+
+    fn wrong_fields(&self) -> Vec<String> {
+        self.is_problem(422, "invalid");
+        self.json()["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn cheap() -> Config {
+    Config::default().with_cheap_passwords()
+}
+
+async fn house() -> House {
+    house_of(cheap()).await
+}
+
+async fn house_of(config: Config) -> House {
+    let clock = Arc::new(HandClock(AtomicI64::new(1_800_000_000_000_000)));
+    house_in(tempfile::tempdir().unwrap(), clock, config).await.unwrap()
+}
+
+async fn house_in(directory: tempfile::TempDir, clock: Arc<HandClock>, config: Config) -> Result<House, user::Error> {
+    let env = Env::seeded(clock.clone(), 1);
+    let database = Database::Sqlite(directory.path().join("user.db"));
+    let opened = Log::open(database, user::NAME, &MIGRATIONS, env.clone()).await.unwrap();
+    let (log, tasks, metrics) = (opened.log.clone(), Tasks::new(), Metrics::new());
+    let service = user::build(Deps { opened, tasks: tasks.clone(), metrics: metrics.clone(), config }).await?;
+    let (verifier, services, health) = (service.verifier.clone(), vec![(user::NAME, service.routes)], vec![service.check]);
+    let app = kit::http::app(AppConfig { title: "Skald", services, verifier: verifier.clone(), metrics, health, env });
+    Ok(House { app, verifier, log, first_admin: service.first_admin, clock, tasks, directory })
+}
+
+impl House {
+    async fn send(&self, mut request: Request<Body>, address: [u8; 4]) -> Answered {
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from((address, 1))));
+        let response = self.app.clone().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        Answered { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
+    }
+
+    async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> Answered {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let body = match body {
+            Some(body) => {
+                request = request.header("content-type", "application/json");
+                Body::from(body.to_string())
+            }
+            None => Body::empty(),
+        };
+        self.send(request.body(body).unwrap(), [127, 0, 0, 1]).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Answered {
+        self.call("POST", path, None, Some(body)).await
+    }
+
+    async fn register(&self, email: &str) -> Answered {
+        self.post("/v1/register", json!({"email": email, "password": PASSWORD, "name": "Ann"})).await
+    }
+
+    async fn login(&self, email: &str, password: &str) -> Answered {
+        self.post("/v1/login", json!({"email": email, "password": password})).await
+    }
+
+    async fn login_from(&self, email: &str, password: &str, address: [u8; 4]) -> Answered {
+        let body = json!({"email": email, "password": password}).to_string();
+        let request = Request::post("/v1/login").header("content-type", "application/json").body(Body::from(body)).unwrap();
+        self.send(request, address).await
+    }
+
+    async fn refresh(&self, token: &str) -> Answered {
+        self.post("/v1/refresh", json!({"refresh_token": token})).await
+    }
+
+    fn forward(&self, by: Duration) {
+        self.clock.0.fetch_add(by.as_micros() as i64, Ordering::SeqCst);
+    }
+
+    async fn restarted(self, config: Config) -> House {
+        drop(self.app);
+        assert!(self.tasks.stop(SOON).await);
+        house_in(self.directory, self.clock, config).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_customer_registers_logs_in_and_reads_their_profile() {
+    let house = house().await;
+    let registered = house.register("Ann@Example.com").await;
+    assert_eq!(registered.status, StatusCode::CREATED, "{}", registered.body);
+    assert_eq!((registered.text("email").as_str(), registered.text("role").as_str()), (EMAIL, "customer"));
+    assert!(!registered.body.contains("argon2"));
+
+    let tokens = house.login("ANN@example.COM", PASSWORD).await;
+    assert_eq!(tokens.status, StatusCode::OK);
+    assert_eq!((tokens.text("token_type").as_str(), tokens.json()["expires_in"].as_i64()), ("Bearer", Some(900)));
+    assert_eq!(tokens.headers["cache-control"], "no-store");
+    let caller = house.verifier.verify(&tokens.text("access_token")).unwrap();
+    assert_eq!((caller.id.to_string(), caller.role), (registered.text("id"), Role::Customer));
+
+    let profile = house.call("GET", "/v1/profile", Some(&tokens.text("access_token")), None).await;
+    assert_eq!(profile.json(), registered.json());
+    house.call("GET", "/v1/profile", None, None).await.is_problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn an_address_has_one_account_however_it_is_written() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    house.register(EMAIL).await.is_problem(409, "email_taken");
+    house.register("ANN@EXAMPLE.COM").await.is_problem(409, "email_taken");
+}
+
+#[tokio::test]
+async fn of_many_registrations_of_one_address_at_once_one_wins() {
+    let house = house().await;
+    let answers = futures(20, |_| house.register(EMAIL)).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == StatusCode::CREATED).count(), 1);
+    assert_eq!(answers.iter().filter(|answer| answer.status == StatusCode::CONFLICT).count(), 19);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_registration_is_told_field_by_field() {
+    let house = house().await;
+    let answer = house.post("/v1/register", json!({"email": "x", "password": "short", "name": ""})).await;
+    assert_eq!(answer.wrong_fields(), ["email", "password", "name"]);
+    let long = "x".repeat(129);
+    let answer = house.post("/v1/register", json!({"email": EMAIL, "password": long, "name": "A"})).await;
+    assert_eq!(answer.wrong_fields(), ["password"]);
+    let answer = house.post("/v1/register", json!({"email": EMAIL, "password": PASSWORD, "name": "A", "role": "admin"})).await;
+    assert_eq!(answer.wrong_fields(), ["role"]);
+    let answer = house.post("/v1/register", json!({"email": EMAIL, "password": PASSWORD, "name": "A\0"})).await;
+    answer.is_problem(422, "invalid");
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_an_unknown_account_look_the_same() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let (wrong, unknown) = (house.login(EMAIL, "not the password").await, house.login("bob@example.com", PASSWORD).await);
+    wrong.is_problem(401, "invalid_credentials");
+    unknown.is_problem(401, "invalid_credentials");
+    assert_eq!(wrong.text("detail"), unknown.text("detail"));
+}
+
+#[tokio::test]
+async fn ten_failed_logins_of_an_account_make_it_wait_and_an_unknown_one_too() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    for email in [EMAIL, "nobody@example.com"] {
+        for _ in 0..10 {
+            house.login(email, "not the password").await.is_problem(401, "invalid_credentials");
+        }
+        let limited = house.login(email, PASSWORD).await;
+        limited.is_problem(429, "too_many_logins");
+        assert_eq!(limited.headers["retry-after"], "900");
+    }
+    house.forward(Duration::from_secs(900));
+    assert_eq!(house.login(EMAIL, PASSWORD).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn failed_logins_at_once_are_no_way_round_the_limit() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let answers = futures(40, |_| house.login(EMAIL, "not the password")).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == StatusCode::UNAUTHORIZED).count(), 10);
+}
+
+#[tokio::test]
+async fn a_hundred_failed_logins_from_an_address_make_it_wait_and_no_other() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let answers = futures(100, |number| house.login_from_owned(format!("{number}@example.com"), [10, 0, 0, 1])).await;
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::UNAUTHORIZED));
+    house.login_from(EMAIL, PASSWORD, [10, 0, 0, 1]).await.is_problem(429, "too_many_logins");
+    assert_eq!(house.login_from(EMAIL, PASSWORD, [10, 0, 0, 2]).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn logins_that_succeed_are_not_limited() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let answers = futures(150, |_| house.login(EMAIL, PASSWORD)).await;
+    assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_family() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let other_login = house.login(EMAIL, PASSWORD).await.text("refresh_token");
+    let first = house.login(EMAIL, PASSWORD).await.text("refresh_token");
+    let refreshed = house.refresh(&first).await;
+    assert_eq!(refreshed.status, StatusCode::OK, "{}", refreshed.body);
+    assert!(house.verifier.verify(&refreshed.text("access_token")).is_ok());
+    let second = refreshed.text("refresh_token");
+    assert_ne!(first, second);
+
+    house.refresh(&first).await.is_problem(401, "invalid_refresh_token");
+    house.refresh(&second).await.is_problem(401, "invalid_refresh_token");
+    assert_eq!(house.refresh(&other_login).await.status, StatusCode::OK, "another login is another family");
+}
+
+#[tokio::test]
+async fn of_many_refreshes_at_once_with_one_token_one_wins_and_the_family_ends() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let token = house.login(EMAIL, PASSWORD).await.text("refresh_token");
+    let answers = futures(20, |_| house.refresh(&token)).await;
+    let won: Vec<&Answered> = answers.iter().filter(|answer| answer.status == StatusCode::OK).collect();
+    assert_eq!(won.len(), 1);
+    house.refresh(&won[0].text("refresh_token")).await.is_problem(401, "invalid_refresh_token");
+}
+
+#[tokio::test]
+async fn a_refresh_token_ends_after_thirty_days_and_nonsense_is_none() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let token = house.login(EMAIL, PASSWORD).await.text("refresh_token");
+    house.forward(Duration::from_secs(30 * 86_400));
+    for token in [token.as_str(), "", "nonsense"] {
+        house.refresh(token).await.is_problem(401, "invalid_refresh_token");
+    }
+}
+
+#[tokio::test]
+async fn a_logout_ends_one_session_by_its_token_or_all_by_the_caller() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let (one, two, three) =
+        (house.login(EMAIL, PASSWORD).await, house.login(EMAIL, PASSWORD).await, house.login(EMAIL, PASSWORD).await);
+    for _ in 0..2 {
+        let body = json!({"refresh_token": one.text("refresh_token")});
+        assert_eq!(house.post("/v1/logout", body).await.status, StatusCode::NO_CONTENT, "also again");
+    }
+    house.refresh(&one.text("refresh_token")).await.is_problem(401, "invalid_refresh_token");
+    let two = house.refresh(&two.text("refresh_token")).await;
+    assert_eq!(two.status, StatusCode::OK);
+
+    house.call("POST", "/v1/logout", None, None).await.is_problem(401, "unauthorized");
+    let all = house.call("POST", "/v1/logout", Some(&two.text("access_token")), None).await;
+    assert_eq!(all.status, StatusCode::NO_CONTENT);
+    for token in [two.text("refresh_token"), three.text("refresh_token")] {
+        house.refresh(&token).await.is_problem(401, "invalid_refresh_token");
+    }
+}
+
+#[tokio::test]
+async fn a_profile_changes_its_name_freely_and_its_address_and_password_by_password() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    house.register("bob@example.com").await;
+    let login = house.login(EMAIL, PASSWORD).await;
+    let token = login.text("access_token");
+    let patch = async |body: Value| house.call("PATCH", "/v1/profile", Some(&token), Some(body)).await;
+
+    assert_eq!(patch(json!({"name": " Anna "})).await.text("name"), "Anna");
+    assert_eq!(patch(json!({})).await.text("name"), "Anna");
+    assert_eq!(patch(json!({"email": "anna@example.com"})).await.wrong_fields(), ["current_password"]);
+    let wrong = json!({"email": "anna@example.com", "current_password": "not the password"});
+    assert_eq!(patch(wrong).await.wrong_fields(), ["current_password"]);
+    patch(json!({"email": "bob@example.com", "current_password": PASSWORD})).await.is_problem(409, "email_taken");
+    let moved = patch(json!({"email": "Anna@example.com", "current_password": PASSWORD})).await;
+    assert_eq!(moved.text("email"), "anna@example.com");
+    assert_eq!(house.register(EMAIL).await.status, StatusCode::CREATED, "the old address is free");
+
+    let changed = patch(json!({"password": "another horse battery", "current_password": PASSWORD})).await;
+    assert_eq!(changed.status, StatusCode::OK);
+    house.refresh(&login.text("refresh_token")).await.is_problem(401, "invalid_refresh_token");
+    house.login("anna@example.com", PASSWORD).await.is_problem(401, "invalid_credentials");
+    assert_eq!(house.login("anna@example.com", "another horse battery").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_log_tells_who_and_never_a_person() {
+    let house = house().await;
+    let id = house.register(EMAIL).await.text("id");
+    let token = house.login(EMAIL, PASSWORD).await.text("access_token");
+    house.call("PATCH", "/v1/profile", Some(&token), Some(json!({"name": "Ann Example"}))).await;
+    let rows = house.log.stream(&format!("user-{id}"), 1).await.unwrap();
+    let kinds: Vec<&str> = rows.iter().map(|row| row.kind.as_str()).collect();
+    assert_eq!(kinds, ["user.UserRegistered", "user.ProfileChanged"]);
+    for row in rows {
+        assert_eq!((row.topic.as_deref(), row.key.as_deref()), (Some(topics::USER_EVENTS), Some(id.as_str())));
+        assert_eq!(row.meta.actor, Some(format!("customer:{id}")));
+        assert_eq!(row.meta.trace.id().map(str::len), Some(32));
+        assert!(!row.data.contains("nn"), "{}", row.data);
+    }
+}
+
+#[tokio::test]
+async fn tokens_and_accounts_outlive_a_restart() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    let tokens = house.login(EMAIL, PASSWORD).await;
+    let keys = house.call("GET", "/.well-known/jwks.json", None, None).await.json();
+    let house = house.restarted(cheap()).await;
+    assert!(house.first_admin.is_none(), "there is one from before");
+    assert!(house.verifier.verify(&tokens.text("access_token")).is_ok());
+    assert_eq!(house.refresh(&tokens.text("refresh_token")).await.status, StatusCode::OK);
+    assert_eq!(house.call("GET", "/.well-known/jwks.json", None, None).await.json(), keys);
+}
+
+#[tokio::test]
+async fn keys_rotate_to_the_one_that_was_published_ahead() {
+    let kids = async |house: &House| {
+        let keys = house.call("GET", "/.well-known/jwks.json", None, None).await.json();
+        keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let house = house().await;
+    let before = kids(&house).await;
+    assert_eq!(before.len(), 2);
+    house.register(EMAIL).await;
+    house.forward(Duration::from_secs(30 * 86_400 - 60));
+    let token = house.login(EMAIL, PASSWORD).await.text("access_token");
+    house.forward(Duration::from_secs(60));
+    let house = house.restarted(cheap()).await;
+    let after = kids(&house).await;
+    assert_eq!((after.len(), &after[0]), (3, &before[1]));
+    assert!(house.verifier.verify(&token).is_ok(), "what the retired key signed holds until it expires");
+}
+
+#[tokio::test]
+async fn the_first_admin_is_made_once_with_a_password_of_its_own() {
+    let house = house().await;
+    let FirstAdmin { email, password } = house.first_admin.as_ref().unwrap();
+    let login = house.login(email, password).await;
+    let caller = house.verifier.verify(&login.text("access_token")).unwrap();
+    assert_eq!((caller.role, email.as_str()), (Role::Admin, "admin@localhost"));
+}
+
+#[tokio::test]
+async fn the_first_admin_may_come_from_the_configuration() {
+    let config = |password: &str| Config {
+        admin_email: "Boss@Example.com".into(),
+        admin_password: Some(Secret(password.into())),
+        ..cheap()
+    };
+    let house = house_of(config(PASSWORD)).await;
+    assert!(house.first_admin.is_none(), "whoever set the password knows it");
+    assert_eq!(house.login("boss@example.com", PASSWORD).await.status, StatusCode::OK);
+    let house = house.restarted(config("some other password")).await;
+    assert_eq!(house.login("boss@example.com", PASSWORD).await.status, StatusCode::OK, "only the first one is");
+
+    let clock = Arc::new(HandClock(AtomicI64::new(1)));
+    let refused = house_in(tempfile::tempdir().unwrap(), clock, config("short")).await;
+    assert!(matches!(refused, Err(user::Error::Admin(why)) if why.contains("12 to 128")));
+}
+
+#[tokio::test]
+async fn an_account_that_is_gone_has_no_profile() {
+    let house = house().await;
+    let other = house_of(cheap()).await;
+    let id = other.register(EMAIL).await.text("id");
+    assert!(id.parse::<CustomerId>().is_ok());
+    let foreign = other.login(EMAIL, PASSWORD).await.text("access_token");
+    house.call("GET", "/v1/profile", Some(&foreign), None).await.is_problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn the_service_is_healthy_counts_logins_and_documents_every_route() {
+    let house = house().await;
+    house.register(EMAIL).await;
+    house.login(EMAIL, PASSWORD).await;
+    house.login(EMAIL, "not the password").await;
+    let health = house.call("GET", "/health", None, None).await;
+    assert_eq!(health.json()["checks"], json!([{"name": "user", "status": "ok"}]));
+    let metrics = house.call("GET", "/metrics", None, None).await.body;
+    for line in [r#"user_logins_total{outcome="succeeded"} 1"#, r#"user_logins_total{outcome="failed"} 1"#] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    let document = house.call("GET", "/openapi.json", None, None).await.json();
+    for (path, method) in [
+        ("/v1/register", "post"),
+        ("/v1/login", "post"),
+        ("/v1/refresh", "post"),
+        ("/v1/logout", "post"),
+        ("/v1/profile", "get"),
+        ("/v1/profile", "patch"),
+        ("/.well-known/jwks.json", "get"),
+    ] {
+        assert!(document["paths"][path][method]["summary"].is_string(), "{method} {path}");
+    }
+}
+
+impl House {
+    async fn login_from_owned(&self, email: String, address: [u8; 4]) -> Answered {
+        self.login_from(&email, "not the password", address).await
+    }
+}
+
+/// So many calls at once, in their order.
+async fn futures<F: Future<Output = Answered>>(count: usize, call: impl Fn(usize) -> F) -> Vec<Answered> {
+    futures_util::future::join_all((0..count).map(call)).await
+}
