@@ -9,9 +9,9 @@ use axum::{
     http::{Request, StatusCode},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{HandClock, house, signer};
+use common::{house, signer};
 use contract::CustomerId;
-use eventlog::Env;
+use eventlog::{Env, testing::TestClock};
 use serde_json::json;
 use skald_kit::auth::{Role, Signer, Verifier, jwks};
 use uuid::Uuid;
@@ -50,14 +50,14 @@ async fn an_expired_token_is_refused_also_when_it_was_verified_before() {
     let house = house();
     let token = house.token(Role::Customer);
     assert_eq!(house.get_as("/v1/me", &token).await.status, StatusCode::OK);
-    house.clock.forward(Duration::from_secs(899));
+    house.clock.advance(Duration::from_secs(899));
     assert_eq!(house.get_as("/v1/me", &token).await.status, StatusCode::OK);
-    house.clock.forward(Duration::from_secs(1));
+    house.clock.advance(Duration::from_secs(1));
     assert_eq!(house.get_as("/v1/me", &token).await.status, StatusCode::UNAUTHORIZED);
 }
 
 fn env() -> Env {
-    Env::seeded(HandClock::new(false), 1)
+    Env::seeded(TestClock::start(), 1)
 }
 
 fn verifier(signers: &[&Signer]) -> Verifier {
@@ -102,12 +102,12 @@ fn a_token_that_was_changed_or_has_another_algorithm_is_refused() {
 
 #[test]
 fn a_token_of_the_future_is_refused_but_for_a_small_skew() {
-    let (ahead, behind) = (HandClock::new(false), HandClock::new(false));
-    ahead.forward(Duration::from_secs(4));
+    let (ahead, behind) = (TestClock::start(), TestClock::start());
+    ahead.advance(Duration::from_secs(4));
     let signer = signer("k1", 7, Env::seeded(ahead.clone(), 1));
     let verifier = Verifier::new(vec![signer.public()], "skald", "skald-api", Env::seeded(behind, 1));
     assert!(verifier.verify(&signer.sign(ID, Role::Customer, QUARTER)).is_ok());
-    ahead.forward(Duration::from_secs(2));
+    ahead.advance(Duration::from_secs(2));
     assert!(verifier.verify(&signer.sign(ID, Role::Customer, QUARTER)).is_err());
 }
 

@@ -2,9 +2,12 @@
 
 mod common;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -12,7 +15,8 @@ use axum::{
     body::Body,
     http::{Request, StatusCode},
 };
-use common::{HandClock, house, house_with, send};
+use common::{house, house_with, send};
+use eventlog::testing::TestClock;
 use skald_kit::http::{Check, Stopping};
 use tokio_util::sync::CancellationToken;
 
@@ -146,7 +150,8 @@ async fn a_handler_that_panics_answers_500() {
 
 #[tokio::test]
 async fn a_handler_that_takes_too_long_answers_503() {
-    let answer = house_with(HandClock::new(true), Vec::new()).get("/v1/never").await;
+    let house = house();
+    let (answer, ()) = tokio::join!(house.get("/v1/never"), async { house.clock.advance(Duration::from_secs(30)) });
     assert_eq!((answer.status, answer.problem().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "deadline_exceeded"));
     assert_eq!(answer.header("retry-after"), "1");
 }
@@ -172,7 +177,7 @@ async fn probes_tell_the_state_of_each_check() {
         let is_well = probed.load(Ordering::SeqCst);
         async move { if is_well { Ok(()) } else { Err("away".to_owned()) } }
     });
-    let house = house_with(HandClock::new(false), vec![database]);
+    let house = house_with(TestClock::start(), vec![database]);
     for path in ["/livez", "/readyz", "/health"] {
         assert_eq!(house.get(path).await.status, StatusCode::OK, "{path}");
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use contract::Meta;
-use eventlog::{Database, Env, Error, Handler, Job, Log, Stored, Unit, Writer, WriterLimits};
+use eventlog::{Env, Error, Handler, Job, Log, Stored, Unit, Writer, WriterLimits, testing::TestDatabase};
 use skald_kit::{
     Idempotency, Tasks,
     http::Problem,
@@ -32,16 +32,15 @@ impl Handler for Echo {
 struct House {
     idempotency: Idempotency,
     writer: Writer<Echo>,
-    _directory: tempfile::TempDir,
+    _database: TestDatabase,
 }
 
 async fn house() -> House {
-    let directory = tempfile::tempdir().unwrap();
-    let database = Database::Sqlite(directory.path().join("echo.db"));
-    let opened = Log::open(database, "echo", &[], Env::system()).await.unwrap();
+    let database = TestDatabase::fresh().await;
+    let opened = Log::open(database.database.clone(), "echo", &[], Env::system()).await.unwrap();
     let (writer, task) = Writer::new(opened, Arc::new(Echo), WriterLimits::default());
     Tasks::new().spawn("writer", task);
-    House { idempotency: Idempotency::new([1; 32]), writer, _directory: directory }
+    House { idempotency: Idempotency::new([1; 32]), writer, _database: database }
 }
 
 fn headers(key: &str) -> HeaderMap {

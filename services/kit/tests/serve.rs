@@ -11,8 +11,8 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use common::{HandClock, signer};
-use eventlog::Env;
+use common::signer;
+use eventlog::{Env, testing::TestClock};
 use futures_util::StreamExt;
 use skald_kit::{
     Metrics, Tasks,
@@ -38,7 +38,7 @@ async fn peer(Peer(peer): Peer) -> String {
 }
 
 fn door() -> Router {
-    let env = Env::seeded(HandClock::new(false), 1);
+    let env = Env::seeded(TestClock::start(), 1);
     let verifier = Verifier::new(vec![signer("k1", 7, env.clone()).public()], "skald", "skald-api", env.clone());
     let routes: Routes = Routes::default().route("/events", get(events)).route("/peer", get(peer));
     app(AppConfig {

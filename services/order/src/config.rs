@@ -8,6 +8,7 @@ use engine::Patience;
 
 /// How the order service waits and asks.
 #[derive(clap::Args, Clone, Debug)]
+#[group(id = "order")]
 pub struct Config {
     /// How long a saga waits for a participant before it asks again, in milliseconds
     #[arg(long, env = "SKALD_STEP_DEADLINE_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]

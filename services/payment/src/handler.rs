@@ -265,6 +265,6 @@ fn order_of(command: &Command) -> OrderId {
 fn outgoing(row: &Row) -> Option<Outgoing> {
     let (order_id, open) = (row.payment.order_id, row.open_call.as_ref()?);
     let (operation, amount, token) = (row.payment.open?, row.payment.amount?, row.token.clone()?);
-    let call = Call { operation, order_id, amount, token, key: format!("{}:{}", provider::key(order_id, operation), open.tries) };
+    let call = Call { operation, order_id, amount, token, key: provider::key(order_id, operation) };
     Some(Outgoing { call, meta: open.meta(order_id), opened: open.opened, tries: open.tries, stuck: open.stuck })
 }

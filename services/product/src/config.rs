@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 /// How the product service runs.
 #[derive(clap::Args, Clone, Debug)]
+#[group(id = "product")]
 pub struct Config {
     /// Where stock checks are answered over gRPC (address and port; port 0 takes any that is free)
     #[arg(

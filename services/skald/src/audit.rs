@@ -73,19 +73,21 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
 
     let mut snapshot = options.open("order").await?;
     let read = Orders::read(&mut snapshot, &mut trails, &mut laws).await;
-    let orders = snapshot.close(read).await?;
+    let mut orders = snapshot.close(read).await?;
+    let (counts, waivers) = (orders.counts(), std::mem::take(&mut orders.waivers));
+    let mut across = Across::new(&orders);
 
     let mut snapshot = options.open("product").await?;
     let read = Products::read(&mut snapshot, &mut trails, &mut laws).await;
-    let products = snapshot.close(read).await?;
+    across.products(&snapshot.close(read).await?, &mut laws);
 
     let mut snapshot = options.open("payment").await?;
     let read = Payments::read(&mut snapshot, &mut trails, &mut laws).await;
-    let payments = snapshot.close(read).await?;
+    across.payments(&snapshot.close(read).await?, &mut laws);
 
     let mut snapshot = options.open("notification").await?;
     let read = Notifications::read(&mut snapshot, &mut trails, &mut laws).await;
-    let notifications = snapshot.close(read).await?;
+    across.notifications(&snapshot.close(read).await?, &mut laws);
 
     let mut snapshot = options.open("user").await?;
     let read = user::read(&mut snapshot, &mut trails, &mut laws).await;
@@ -95,13 +97,11 @@ pub(crate) async fn run(options: &Options) -> Result<Report, Error> {
     let mut newer = Newer::default();
     let read = trails.read_newer(&mut snapshot, |entry| newer.take(entry)).await;
     snapshot.close(read).await?;
+    across.finish(&newer, &mut laws);
 
-    let counts = orders.counts();
-    Across { orders: &orders, newer: &newer, products: &products, payments: &payments, notifications: &notifications }
-        .check(&mut laws);
     let messages = trails.messages;
     trails.finish(&mut laws);
-    Ok(Report::new(options.settled, counts, messages, laws.into_vec(), orders.waivers))
+    Ok(Report::new(options.settled, counts, messages, laws.into_vec(), waivers))
 }
 
 impl Options {

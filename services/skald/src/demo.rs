@@ -70,24 +70,21 @@ pub(crate) struct Args {
     admin_password: Option<String>,
 }
 
-/// The services' knobs: their own defaults, or SKALD_… variables, but for what `IMPATIENT` names.
+/// The services' knobs: their own defaults, or SKALD_… variables, but for what `DEMO` names.
 #[derive(Parser)]
 struct Knobs {
     #[command(flatten)]
     services: up::Services,
 }
 
-/// A demo should show a payment that times out before its watcher does; and only the tokens decide who is declined.
-const IMPATIENT: [&str; 9] = [
+/// Payments that time out do so before their watcher does, only the tokens decide who is declined, and any free port will do.
+const DEMO: [&str; 6] = [
     "skald",
-    "--step-deadline-ms",
-    "500",
-    "--payment-timeout-ms",
-    "200",
-    "--payment-slow-ms",
-    "2000",
-    "--payment-success-rate",
-    "1",
+    "--step-deadline-ms=500",
+    "--payment-timeout-ms=200",
+    "--payment-slow-ms=2000",
+    "--payment-success-rate=1",
+    "--product-grpc-listen=127.0.0.1:0",
 ];
 
 /// Access tokens take a password hash each to get: so many customers share all orders.
@@ -106,7 +103,9 @@ pub(crate) enum Error {
     Start(#[from] up::Error),
     #[error(transparent)]
     Audit(#[from] audit::Error),
-    #[error("{data} was used before, and its admin's password is not known: give it in SKALD_ADMIN_PASSWORD, or name another --data")]
+    #[error(
+        "{data} was used before, and its admin's password is not known: give it in SKALD_ADMIN_PASSWORD, or name another --data"
+    )]
     AdminPassword { data: PathBuf },
     #[error("interrupted")]
     Interrupted,
@@ -141,8 +140,11 @@ async fn demonstrate(args: &Args) -> Result<bool, Error> {
             (directory.path().to_owned(), Some(directory))
         }
     };
-    let services = Knobs::parse_from(IMPATIENT).services;
+    let services = Knobs::parse_from(DEMO).services;
     let running = up::start(up::Options { data: data.clone(), listen: args.listen, services }).await?;
+    if let (Some(password), Some(data)) = (&running.admin_password, &args.data) {
+        eprintln!("the first admin of {}: {} with the password {password}", data.display(), running.admin_email);
+    }
     let demo = Demo { args, address: running.http, data, env: Env::system(), tasks: Tasks::new() };
     let result = tokio::select! {
         result = demo.play(&running) => result,
@@ -224,7 +226,8 @@ impl Demo<'_> {
 
     /// Places all orders and waits until each has ended.
     async fn placed(&self, load: &Arc<Load>) -> Tally {
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} orders, {per_sec}, {elapsed}").expect("the template is right");
+        let style =
+            ProgressStyle::with_template("{bar:40} {pos}/{len} orders, {per_sec}, {elapsed}").expect("the template is right");
         // Drawn on stderr, and only where that is a terminal.
         let bar = ProgressBar::new(u64::from(load.orders)).with_style(style);
         let mut tallies = load.start(self.args.concurrency, &self.tasks);

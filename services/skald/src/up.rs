@@ -48,19 +48,35 @@ pub(crate) struct Options {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("can't create the data directory {path}; name another with --data")]
-    Directory { path: PathBuf, #[source] source: std::io::Error },
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("another process is using {path}; stop it, or name another directory with --data")]
     Locked { path: PathBuf },
     #[error("can't lock {path}")]
-    Lock { path: PathBuf, #[source] source: std::io::Error },
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
     Ahead(#[from] bus::Ahead),
     #[error("can't read how far {consumer} has come")]
-    Progress { consumer: &'static str, #[source] source: eventlog::Error },
+    Progress {
+        consumer: &'static str,
+        #[source]
+        source: eventlog::Error,
+    },
     #[error("can't listen on {address}; is another process serving there? Choose another with --listen")]
-    Listen { address: SocketAddr, #[source] source: std::io::Error },
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(transparent)]
     Product(#[from] product::Error),
     #[error(transparent)]
@@ -115,8 +131,11 @@ pub(crate) async fn start(options: Options) -> Result<Running, Error> {
     )?;
 
     let keys = |opened: &Opened| Idempotency::new(opened.log.secret());
-    let user = user::build(user::Deps { opened: users, tasks: tasks.clone(), metrics: metrics.clone(), config: services.user.clone() }).await?;
-    let product = product::Deps { idempotency: keys(&products), opened: products, tasks: tasks.clone(), config: services.product.clone() };
+    let user =
+        user::build(user::Deps { opened: users, tasks: tasks.clone(), metrics: metrics.clone(), config: services.user.clone() })
+            .await?;
+    let product =
+        product::Deps { idempotency: keys(&products), opened: products, tasks: tasks.clone(), config: services.product.clone() };
     let product = product::build(product).await?;
     let address = format!("http://{}", product.grpc);
     let timeout = services.order.stock_check_timeout();
@@ -265,8 +284,7 @@ impl Running {
 
     /// Waits for Ctrl-C, SIGTERM, or a task that panicked.
     pub(crate) async fn until_told_to_stop(&self) -> Result<(), Error> {
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(Error::Signal)?;
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(Error::Signal)?;
         tokio::select! {
             interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Error::Signal),
             _ = terminate.recv() => Ok(()),

@@ -30,6 +30,7 @@ impl fmt::Display for Secret {
 
 /// What of the user service can be set.
 #[derive(clap::Args, Clone, Debug)]
+#[group(id = "user")]
 pub struct Config {
     /// E-mail address of the first admin; used only while there is none.
     #[arg(long, env = "SKALD_ADMIN_EMAIL", default_value = "admin@localhost")]

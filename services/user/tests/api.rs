@@ -1,14 +1,6 @@
 //! The user service from outside: the real router on a fresh database.
 
-use std::{
-    net::SocketAddr,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -16,8 +8,11 @@ use axum::{
     extract::ConnectInfo,
     http::{HeaderMap, Request, StatusCode},
 };
-use contract::{CustomerId, Timestamp, topics};
-use eventlog::{Clock, Database, Env, Log};
+use contract::{CustomerId, topics};
+use eventlog::{
+    Env, Log,
+    testing::{TestClock, TestDatabase},
+};
 use http_body_util::BodyExt;
 use kit::{
     Metrics, Tasks,
@@ -33,27 +28,14 @@ const EMAIL: &str = "ann@example.com";
 const PASSWORD: &str = "correct horse battery";
 const SOON: Duration = Duration::from_secs(20);
 
-/// A clock that stands still until a test moves it.
-struct HandClock(AtomicI64);
-
-impl Clock for HandClock {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
-    }
-
-    fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(std::future::pending())
-    }
-}
-
 struct House {
     app: Router,
     verifier: Verifier,
     log: Log,
     first_admin: Option<FirstAdmin>,
-    clock: Arc<HandClock>,
+    clock: Arc<TestClock>,
     tasks: Tasks,
-    directory: tempfile::TempDir,
+    database: TestDatabase,
 }
 
 struct Answered {
@@ -90,19 +72,18 @@ async fn house() -> House {
 }
 
 async fn house_of(config: Config) -> House {
-    let clock = Arc::new(HandClock(AtomicI64::new(1_800_000_000_000_000)));
-    house_in(tempfile::tempdir().unwrap(), clock, config).await.unwrap()
+    let clock = TestClock::start();
+    house_in(TestDatabase::fresh().await, clock, config).await.unwrap()
 }
 
-async fn house_in(directory: tempfile::TempDir, clock: Arc<HandClock>, config: Config) -> Result<House, user::Error> {
+async fn house_in(database: TestDatabase, clock: Arc<TestClock>, config: Config) -> Result<House, user::Error> {
     let env = Env::seeded(clock.clone(), 1);
-    let database = Database::Sqlite(directory.path().join("user.db"));
-    let opened = Log::open(database, user::NAME, &MIGRATIONS, env.clone()).await.unwrap();
+    let opened = Log::open(database.database.clone(), user::NAME, &MIGRATIONS, env.clone()).await.unwrap();
     let (log, tasks, metrics) = (opened.log.clone(), Tasks::new(), Metrics::new());
     let service = user::build(Deps { opened, tasks: tasks.clone(), metrics: metrics.clone(), config }).await?;
     let (verifier, services, health) = (service.verifier.clone(), vec![(user::NAME, service.routes)], vec![service.check]);
     let app = kit::http::app(AppConfig { title: "Skald", services, verifier: verifier.clone(), metrics, health, env });
-    Ok(House { app, verifier, log, first_admin: service.first_admin, clock, tasks, directory })
+    Ok(House { app, verifier, log, first_admin: service.first_admin, clock, tasks, database })
 }
 
 impl House {
@@ -152,13 +133,13 @@ impl House {
     }
 
     fn forward(&self, by: Duration) {
-        self.clock.0.fetch_add(by.as_micros() as i64, Ordering::SeqCst);
+        self.clock.advance(by);
     }
 
     async fn restarted(self, config: Config) -> House {
         drop(self.app);
         assert!(self.tasks.stop(SOON).await);
-        house_in(self.directory, self.clock, config).await.unwrap()
+        house_in(self.database, self.clock, config).await.unwrap()
     }
 }
 
@@ -382,22 +363,29 @@ async fn tokens_and_accounts_outlive_a_restart() {
 }
 
 #[tokio::test]
-async fn keys_rotate_to_the_one_that_was_published_ahead() {
-    let kids = async |house: &House| {
+async fn keys_rotate_to_the_one_that_was_published_ahead_also_while_serving() {
+    let house = house().await;
+    let kids = async || {
         let keys = house.call("GET", "/.well-known/jwks.json", None, None).await.json();
         keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let house = house().await;
-    let before = kids(&house).await;
+    let before = kids().await;
     assert_eq!(before.len(), 2);
     house.register(EMAIL).await;
     house.forward(Duration::from_secs(30 * 86_400 - 60));
     let token = house.login(EMAIL, PASSWORD).await.text("access_token");
-    house.forward(Duration::from_secs(60));
-    let house = house.restarted(cheap()).await;
-    let after = kids(&house).await;
-    assert_eq!((after.len(), &after[0]), (3, &before[1]));
-    assert!(house.verifier.verify(&token).is_ok(), "what the retired key signed holds until it expires");
+    let rotated = tokio::time::timeout(SOON, async {
+        while kids().await.len() < 3 {
+            house.forward(Duration::from_secs(60));
+        }
+    });
+    rotated.await.expect("housekeeping rotates the keys");
+    let after = kids().await;
+    assert_eq!(after[0], before[1]);
+    assert!(after.contains(&before[0]), "what the retired key signed holds until it expires");
+    let by_new = house.login(EMAIL, PASSWORD).await.text("access_token");
+    assert!(house.verifier.verify(&by_new).is_ok());
+    assert!(house.verifier.verify(&token).is_err(), "it expired meanwhile");
 }
 
 #[tokio::test]
@@ -422,8 +410,8 @@ async fn the_first_admin_may_come_from_the_configuration() {
     let house = house.restarted(config("some other password")).await;
     assert_eq!(house.login("boss@example.com", PASSWORD).await.status, StatusCode::OK, "only the first one is");
 
-    let clock = Arc::new(HandClock(AtomicI64::new(1)));
-    let refused = house_in(tempfile::tempdir().unwrap(), clock, config("short")).await;
+    let clock = TestClock::start();
+    let refused = house_in(TestDatabase::fresh().await, clock, config("short")).await;
     assert!(matches!(refused, Err(user::Error::Admin(why)) if why.contains("12 to 128")));
 }
 

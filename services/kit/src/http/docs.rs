@@ -105,7 +105,7 @@ fn problem_schema() -> Value {
 
 /// Every code of the API, with its status and what to do about it.
 const CODES: &[(&str, u16, &str)] = &[
-    ("already_ended", 409, "The order has ended otherwise. Read it."),
+    ("admin_exists", 409, "There is an admin already; the first one is made once."),
     ("deadline_exceeded", 503, "No answer in time. Repeat the request with the same Idempotency-Key: it is done once."),
     ("email_taken", 409, "Somebody registered this address before. Log in."),
     ("forbidden", 403, "The token is valid, but its role may not do this."),
@@ -118,7 +118,9 @@ const CODES: &[(&str, u16, &str)] = &[
     ("invalid_refresh_token", 401, "The refresh token is unknown, expired, revoked or was used before. Log in again."),
     ("malformed", 400, "The request can't be read, for example its body is not JSON."),
     ("method_not_allowed", 405, "The path has other methods: see the Allow header."),
+    ("not_enough_stock", 409, "Fewer pieces are on hand than are to be taken off."),
     ("not_found", 404, "It does not exist, or it is somebody else's."),
+    ("not_in_this_state", 409, "The saga is in a state in which this can't be done to it. Read it."),
     ("out_of_stock", 409, "Fewer pieces are left than asked for; the lines are named. No order was made."),
     (
         "outcome_unknown",
@@ -130,13 +132,16 @@ const CODES: &[(&str, u16, &str)] = &[
     ("request_in_flight", 409, "A request with this key is being served. Repeat it in a moment."),
     ("shutting_down", 503, "The server is stopping. Nothing was changed; repeat it after Retry-After."),
     ("sku_taken", 409, "Another product has this article number."),
+    ("stock_check_unavailable", 503, "Stock can't be checked now. No order was made; repeat it after Retry-After."),
     ("too_large", 413, "A body has at most 64 KiB."),
     ("too_late_to_cancel", 409, "The payment is being captured or was; the order can't be cancelled any more."),
     ("too_many_logins", 429, "Too many failed logins. Come back after Retry-After."),
+    ("too_much_stock", 409, "More pieces than can be counted."),
     ("unauthorized", 401, "The access token is missing, malformed or expired."),
     ("unavailable", 503, "Something that the request needs is away. Nothing was changed; repeat it after Retry-After."),
     ("unknown_product", 422, "A product does not exist or was removed."),
     ("unsupported_media_type", 415, "A body must be application/json."),
+    ("version_changed", 412, "It is not the version that If-Match names. Read it again."),
 ];
 
 async fn error_page(Path(code): Path<String>) -> Response {

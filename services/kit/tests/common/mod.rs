@@ -2,23 +2,16 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
     http::{HeaderMap, Request, StatusCode},
 };
-use contract::{CustomerId, Timestamp};
+use contract::CustomerId;
 use ed25519_dalek::SigningKey;
-use eventlog::{Clock, Env};
+use eventlog::{Env, testing::TestClock};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,37 +24,6 @@ use tower::ServiceExt;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
-
-/// A clock that a test moves by hand; sleeping on it ends at once where `is_hasty`.
-pub struct HandClock {
-    pub now_us: AtomicI64,
-    pub is_hasty: bool,
-}
-
-impl HandClock {
-    pub fn new(is_hasty: bool) -> Arc<Self> {
-        Arc::new(Self { now_us: AtomicI64::new(1_800_000_000_000_000), is_hasty })
-    }
-
-    pub fn forward(&self, by: Duration) {
-        self.now_us.fetch_add(by.as_micros() as i64, Ordering::SeqCst);
-    }
-}
-
-impl Clock for HandClock {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.now_us.load(Ordering::SeqCst))
-    }
-
-    fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let is_hasty = self.is_hasty;
-        Box::pin(async move {
-            if !is_hasty {
-                std::future::pending::<()>().await;
-            }
-        })
-    }
-}
 
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -151,14 +113,14 @@ pub fn small_service() -> Routes {
 pub struct House {
     pub app: Router,
     pub signer: Signer,
-    pub clock: Arc<HandClock>,
+    pub clock: Arc<TestClock>,
 }
 
 pub fn house() -> House {
-    house_with(HandClock::new(false), Vec::new())
+    house_with(TestClock::start(), Vec::new())
 }
 
-pub fn house_with(clock: Arc<HandClock>, health: Vec<Check>) -> House {
+pub fn house_with(clock: Arc<TestClock>, health: Vec<Check>) -> House {
     let env = Env::seeded(clock.clone(), 1);
     let signer = signer("k1", 7, env.clone());
     let verifier = Verifier::new(vec![signer.public()], "skald", "skald-api", env.clone());

@@ -109,9 +109,18 @@ impl House {
         }
     }
 
-    /// Every row of the log, in order.
-    pub(crate) async fn rows(&self) -> Vec<Arc<Message>> {
-        self.log().after(0, 100_000).await.unwrap()
+    /// Every row of the log, in order, once there are so many; readers in memory hear of a commit a moment after it.
+    #[track_caller]
+    pub(crate) fn rows(&self, wanted: i64) -> impl Future<Output = Vec<Arc<Message>>> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let mut head = self.log().head();
+            let waited = tokio::time::timeout(DEADLINE, head.wait_for(|head| *head >= wanted)).await;
+            assert!(waited.is_ok(), "{caller}: the log has fewer than {wanted} rows");
+            let rows = self.log().after(0, 100_000).await.unwrap();
+            assert_eq!(rows.len() as i64, wanted, "{caller}");
+            rows
+        }
     }
 
     /// Waits until a query over the database gives this number.

@@ -1,7 +1,7 @@
 //! What holds between services: every order that has ended, against its payment, its reservation and its notification.
 //!
 //! Never here: SQL. The participants were read after the orders, so that they may be ahead of them and never behind: an order that
-//! had ended then was done everywhere, and what belongs to newer orders is known from the rows that came after.
+//! had ended then was done everywhere, and what belongs to newer orders is settled last, by the rows that the order log had since.
 
 use std::collections::HashMap;
 
@@ -9,11 +9,30 @@ use super::{
     laws::{Id, Laws},
     notification::Notifications,
     order::{Order, Orders, Outcome},
-    payment::{Charge, Payment, Payments},
+    payment::{self, Charge, Payment, Payments},
     product::{Products, Status},
     snapshot::Entry,
     value::shown,
 };
+
+/// The orders, against which each participant is held as soon as it is read: none is kept in memory longer than that.
+pub(super) struct Across<'o> {
+    orders: &'o HashMap<u128, Order>,
+    /// Laws that ask for orders which were not there yet.
+    unplaced: Vec<(Id, u128)>,
+    /// Notifications of orders that had not ended yet.
+    untold: Vec<(u128, Told)>,
+}
+
+/// A notification: of which order, of which end, and which one of the order it is.
+#[derive(Clone, Copy)]
+struct Told {
+    order: u128,
+    outcome: Option<Outcome>,
+    number: u32,
+    /// Whether it is to the order's own customer.
+    is_own: bool,
+}
 
 /// What the order log has had appended since it was read: orders, and how they ended.
 #[derive(Default)]
@@ -27,103 +46,119 @@ impl Newer {
     }
 }
 
-pub(super) struct Across<'a> {
-    pub orders: &'a Orders,
-    pub newer: &'a Newer,
-    pub products: &'a Products,
-    pub payments: &'a Payments,
-    pub notifications: &'a Notifications,
-}
+impl<'o> Across<'o> {
+    pub(super) fn new(orders: &'o Orders) -> Self {
+        Self { orders: &orders.orders, unplaced: Vec::new(), untold: Vec::new() }
+    }
 
-impl Across<'_> {
-    pub(super) fn check(&self, laws: &mut Laws) {
-        for (order_id, order) in &self.orders.orders {
-            match order.outcome {
-                _ if order.waived => {}
-                Some(Outcome::Confirmed) => self.confirmed(laws, *order_id, order),
-                Some(Outcome::Cancelled) => self.cancelled(laws, *order_id, order),
-                None => {}
+    /// Orders that have ended, with their end; without those that an operator ended by their word.
+    fn ended(&self) -> impl Iterator<Item = (u128, &'o Order, Outcome)> + use<'o> {
+        let bound = self.orders.iter().filter(|(_, order)| !order.waived);
+        bound.filter_map(|(order_id, order)| Some((*order_id, order, order.outcome?)))
+    }
+
+    pub(super) fn products(&mut self, products: &Products, laws: &mut Laws) {
+        for (order_id, order, outcome) in self.ended() {
+            let reservation = products.reservations.get(&order_id);
+            let status = reservation.map_or(Status::None, |known| known.status);
+            let told = || format!("order {}: its reservation is {status:?}", shown(order_id));
+            match outcome {
+                Outcome::Confirmed => {
+                    let own = reservation.is_some_and(|known| known.commits == 1 && known.lines == order.lines);
+                    laws.check(Id::ConfirmedStockCommitted, own && status == Status::Committed, told);
+                }
+                Outcome::Cancelled => {
+                    let holds = matches!(status, Status::Reserved | Status::Committed);
+                    laws.check(Id::CancelledNothingReserved, !holds, told);
+                }
             }
         }
-        self.nothing_without_an_order(laws);
-        self.notified(laws);
-    }
-
-    fn confirmed(&self, laws: &mut Laws, order_id: u128, order: &Order) {
-        let payment = self.payments.payments.get(&order_id);
-        let charge = payment.and_then(|payment| payment.charge);
-        let once = charge.is_some_and(|charge| {
-            let Charge { currency, held_minor, captured_minor, refunded_minor, captures, .. } = charge;
-            (captures, captured_minor, currency) == (1, order.total.minor, order.total.currency)
-                && (held_minor, refunded_minor) == (0, 0)
-        });
-        laws.check(Id::ConfirmedCapturedOnce, once && payment.is_some_and(|payment| payment.captures == 1), || {
-            format!("order {} of {}: {charge:?}", shown(order_id), order.total)
-        });
-        let reservation = self.products.reservations.get(&order_id);
-        let committed = reservation
-            .is_some_and(|known| known.status == Status::Committed && known.commits == 1 && known.lines == order.lines);
-        laws.check(Id::ConfirmedStockCommitted, committed, || {
-            format!("order {}: its reservation is {:?}", shown(order_id), reservation.map(|known| known.status))
-        });
-    }
-
-    fn cancelled(&self, laws: &mut Laws, order_id: u128, order: &Order) {
-        let payment = self.payments.payments.get(&order_id);
-        let nothing = |payment: &Payment| {
-            let charge = payment.charge.unwrap_or_default();
-            charge.captured_minor == charge.refunded_minor
-                && charge.held_minor == 0
-                && payment.open.is_none()
-                && ["", "nothing", "declined", "voided"].contains(&payment.status)
-        };
-        laws.check(Id::CancelledNothingTaken, payment.is_none_or(nothing), || {
-            let (status, charge) = payment.map(|payment| (payment.status, payment.charge)).unzip();
-            format!("order {} of {}: its payment is {status:?}, {charge:?}", shown(order_id), order.total)
-        });
-        let status = self.products.reservations.get(&order_id).map_or(Status::None, |known| known.status);
-        laws.check(Id::CancelledNothingReserved, !matches!(status, Status::Reserved | Status::Committed), || {
-            format!("order {}: its reservation is {status:?}", shown(order_id))
-        });
-    }
-
-    fn nothing_without_an_order(&self, laws: &mut Laws) {
-        for order_id in self.products.reservations.keys() {
-            let exists = self.is_placed(*order_id);
-            laws.check(Id::ReservationsHaveOrder, exists, || format!("reservation of order {}", shown(*order_id)));
+        for order_id in products.reservations.keys() {
+            match self.orders.contains_key(order_id) {
+                true => laws.check(Id::ReservationsHaveOrder, true, String::new),
+                false => self.unplaced.push((Id::ReservationsHaveOrder, *order_id)),
+            }
         }
-        for (order_id, payment) in &self.payments.payments {
-            let of_order = match self.orders.orders.get(order_id) {
-                Some(order) => {
-                    payment.amount.is_none_or(|amount| amount == order.total)
-                        && payment.customer.is_none_or(|customer| customer == order.customer)
-                }
-                None => self.is_placed(*order_id),
+    }
+
+    pub(super) fn payments(&mut self, payments: &Payments, laws: &mut Laws) {
+        for (order_id, order, outcome) in self.ended() {
+            let payment = payments.payments.get(&order_id);
+            let told = || {
+                let (status, charge) = payment.map(|payment| (payment.status, payment.charge)).unzip();
+                format!("order {} of {}: its payment is {status:?}, {charge:?}", shown(order_id), order.total)
             };
-            laws.check(Id::PaymentsHaveOrder, of_order, || format!("payment of order {}", shown(*order_id)));
+            match outcome {
+                Outcome::Confirmed => {
+                    let once = payment.is_some_and(|payment| is_captured_once(payment, order));
+                    laws.check(Id::ConfirmedCapturedOnce, once, told);
+                }
+                Outcome::Cancelled => laws.check(Id::CancelledNothingTaken, payment.is_none_or(is_nothing), told),
+            }
         }
-    }
-
-    fn is_placed(&self, order_id: u128) -> bool {
-        self.orders.orders.contains_key(&order_id) || self.newer.0.contains_key(&order_id)
-    }
-
-    fn notified(&self, laws: &mut Laws) {
-        let mut told: HashMap<u128, u32> = HashMap::with_capacity(self.notifications.notifications.len());
-        for (notification_id, notification) in &self.notifications.notifications {
-            let times = told.entry(notification.order).or_insert(0);
-            *times += 1;
-            let order = self.orders.orders.get(&notification.order);
-            let newer = || self.newer.0.get(&notification.order).copied().flatten();
-            let ended = order.and_then(|order| order.outcome).or_else(newer);
-            let own = order.is_none_or(|order| order.customer == notification.customer);
-            laws.check(Id::NotifiedOnce, *times == 1 && ended.is_some() && ended == notification.outcome && own, || {
-                let (of, told) = (shown(notification.order), notification.outcome);
-                format!("notification {} tells order {of} of {told:?}, which is {ended:?}; number {times}", shown(*notification_id))
+        for (order_id, payment) in &payments.payments {
+            let Some(order) = self.orders.get(order_id) else {
+                self.unplaced.push((Id::PaymentsHaveOrder, *order_id));
+                continue;
+            };
+            let own = payment.customer.is_none_or(|customer| customer == order.customer);
+            let total = payment.amount.is_none_or(|amount| amount == order.total) && !payment.has_other_amount;
+            laws.check(Id::PaymentsHaveOrder, own && total, || {
+                format!("payment of order {} of {}: {:?}", shown(*order_id), order.total, payment.amount)
             });
         }
-        for (order_id, _) in self.orders.orders.iter().filter(|(_, order)| order.outcome.is_some()) {
-            laws.check(Id::AllNotified, told.contains_key(order_id), || format!("order {}", shown(*order_id)));
+    }
+
+    pub(super) fn notifications(&mut self, notifications: &Notifications, laws: &mut Laws) {
+        let mut numbers: HashMap<u128, u32> = HashMap::with_capacity(notifications.notifications.len());
+        for (notification_id, notification) in &notifications.notifications {
+            let number = numbers.entry(notification.order).or_insert(0);
+            *number += 1;
+            let order = self.orders.get(&notification.order);
+            let is_own = order.is_none_or(|order| order.customer == notification.customer);
+            let told = Told { order: notification.order, outcome: notification.outcome, number: *number, is_own };
+            match order.and_then(|order| order.outcome) {
+                Some(ended) => told.check(laws, *notification_id, Some(ended)),
+                None => self.untold.push((*notification_id, told)),
+            }
+        }
+        for (order_id, _) in self.orders.iter().filter(|(_, order)| order.outcome.is_some()) {
+            laws.check(Id::AllNotified, numbers.contains_key(order_id), || format!("order {}", shown(*order_id)));
         }
     }
+
+    /// Settles what belongs to orders that are newer than the first look at them.
+    pub(super) fn finish(self, newer: &Newer, laws: &mut Laws) {
+        for (law, order_id) in self.unplaced {
+            laws.check(law, newer.0.contains_key(&order_id), || format!("there is no order {}", shown(order_id)));
+        }
+        for (notification_id, told) in self.untold {
+            told.check(laws, notification_id, newer.0.get(&told.order).copied().flatten());
+        }
+    }
+}
+
+impl Told {
+    fn check(self, laws: &mut Laws, notification_id: u128, ended: Option<Outcome>) {
+        let Self { order, outcome, number, is_own } = self;
+        laws.check(Id::NotifiedOnce, number == 1 && is_own && ended.is_some() && ended == outcome, || {
+            let of = format!("notification {} tells order {} of {outcome:?}", shown(notification_id), shown(order));
+            format!("{of}, which is {ended:?}; it is number {number}")
+        });
+    }
+}
+
+/// One capture of the order's total, in the payment log and at the provider, and nothing else held or given back.
+fn is_captured_once(payment: &Payment, order: &Order) -> bool {
+    let Some(charge) = payment.charge else { return false };
+    let Charge { currency, held_minor, captured_minor, refunded_minor, captures, .. } = charge;
+    (captures, captured_minor, currency) == (1, order.total.minor, order.total.currency)
+        && (held_minor, refunded_minor, payment.captures) == (0, 0, 1)
+}
+
+/// Nothing is held and nothing is taken, nor can it be any more.
+fn is_nothing(payment: &Payment) -> bool {
+    let charge = payment.charge.unwrap_or_default();
+    let ended = [payment::Status::Nothing, payment::Status::Declined, payment::Status::Voided].contains(&payment.status);
+    charge.captured_minor == charge.refunded_minor && charge.held_minor == 0 && payment.open.is_none() && ended
 }

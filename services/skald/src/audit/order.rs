@@ -156,9 +156,8 @@ impl Orders {
         let (data, first) = (&entry.data, order.outcome.is_none());
         order.outcome = Outcome::told_by(&entry.kind);
         order.reason = CancelReason::parse(text(data, "reason"));
-        let same = id(data, "order_id") == order_id
-            && id(data, "customer_id") == order.customer
-            && money(data, "total") == order.total;
+        let same =
+            id(data, "order_id") == order_id && id(data, "customer_id") == order.customer && money(data, "total") == order.total;
         laws.check(Id::OrdersMatchSagas, first && same, || format!("order {}: its end is not its own", shown(order_id)));
     }
 

@@ -11,51 +11,78 @@ use super::{
     laws::{Id, Laws},
     snapshot::{Entry, Snapshot, pages},
     trail::Trails,
-    value::{Money, flag, hashed, id, int, money, shown, text},
+    value::{Money, flag, hashed, id, money, shown, text},
 };
 
-/// The operations of the provider, in the order of the arrays below; each is one bit of a charge's `operations`.
+/// The operations of the provider; each is one bit of a charge's `operations`.
 const OPERATIONS: [&str; 4] = ["authorize", "capture", "void", "refund"];
 const AUTHORIZE: usize = 0;
 const CAPTURE: usize = 1;
 const VOID: usize = 2;
 const REFUND: usize = 3;
 
-/// A call, with what one side says of its answer.
+/// What one side says of a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Call {
-    amount: Money,
-    answer: Option<Answer>,
-}
-
-/// An answer of the provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Answer {
-    done: bool,
-    /// Digest of the code of a refusal.
-    code: u64,
+enum Call {
+    #[default]
+    Never,
+    Unanswered,
+    Done,
+    /// With a digest of the code.
+    Refused(u64),
 }
 
 /// The fold of one payment's stream, and what the provider's ledger says of the same order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Payment {
     pub amount: Option<Money>,
+    /// A row tells of another amount than the first one.
+    pub has_other_amount: bool,
     pub customer: Option<u128>,
     /// Captures in the payment log.
     pub captures: u32,
     pub charge: Option<Charge>,
-    pub status: &'static str,
-    version: i64,
-    /// A place in [`OPERATIONS`].
+    pub status: Status,
+    /// The call that waits for its answer, a place in [`OPERATIONS`].
     pub open: Option<usize>,
+    version: i64,
     void_requested: bool,
     declined_code: Option<u64>,
     refused_code: Option<u64>,
     captured_minor: i64,
     refunded_minor: i64,
-    intended: [Option<Call>; 4],
-    called: [Option<Call>; 4],
+    /// What the log says of each operation.
+    calls: [Call; 4],
+    /// Operations of which the ledger says the same; a bit each.
+    agreed: u32,
+    books: Option<Books>,
     has_row: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Status {
+    #[default]
+    Nothing,
+    Pending,
+    Authorized,
+    Declined,
+    Captured,
+    CaptureRefused,
+    Voided,
+}
+
+impl Status {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Pending => "pending",
+            Self::Authorized => "authorized",
+            Self::Declined => "declined",
+            Self::Captured => "captured",
+            Self::CaptureRefused => "capture_refused",
+            Self::Voided => "voided",
+        }
+    }
 }
 
 /// What stands against an order at the provider.
@@ -67,6 +94,26 @@ pub(super) struct Charge {
     pub refunded_minor: i64,
     pub captures: i64,
     operations: i64,
+}
+
+/// The sums of the provider's calls for an order.
+#[derive(Clone, Copy, Debug, Default)]
+struct Books {
+    currency: [u8; 3],
+    /// Done, by operation.
+    minor: [i64; 4],
+    captures: i64,
+    voided: bool,
+    operations: i64,
+}
+
+impl Books {
+    fn charge(&self) -> Charge {
+        let [authorized, captured_minor, _, refunded_minor] = self.minor;
+        let held_minor = if self.voided { 0 } else { (authorized - captured_minor).max(0) };
+        let Self { currency, captures, operations, .. } = *self;
+        Charge { currency, held_minor, captured_minor, refunded_minor, captures, operations }
+    }
 }
 
 #[derive(Default)]
@@ -107,14 +154,29 @@ impl Payments {
             "SELECT order_id, customer_id, status, amount_minor, currency, operation, due_us, stuck, void_requested, declined_code, \
              refused_code, captured_minor, refunded_minor, version FROM payments WHERE order_id > $1 ORDER BY order_id LIMIT $2",
             Uuid::nil(),
-            |(order_id, customer, status, minor, currency, operation, due, stuck, void, declined, refused, captured, refunded, version)| {
+            |(
+                order_id,
+                customer,
+                status,
+                minor,
+                currency,
+                operation,
+                due,
+                stuck,
+                void,
+                declined,
+                refused,
+                captured,
+                refunded,
+                version,
+            )| {
                 let amount = minor.map(|minor| Money::new(minor, currency.as_deref().unwrap_or_default()));
                 let open = operation.as_deref();
                 let payment = self.payments.get_mut(&order_id.as_u128());
                 let same = payment.is_some_and(|payment| {
                     (payment.has_row, payment.customer) = (true, customer.map(|customer| customer.as_u128()));
-                    (payment.status, payment.amount, payment.open.map(|open| OPERATIONS[open])) == (status.as_str(), amount, open)
-                        && (payment.void_requested, payment.version) == (void != 0, version)
+                    (payment.status.as_str(), payment.open.map(|open| OPERATIONS[open])) == (status.as_str(), open)
+                        && (payment.amount, payment.void_requested, payment.version) == (amount, void != 0, version)
                         && payment.declined_code == declined.map(|code| hashed(&*code))
                         && payment.refused_code == refused.map(|code| hashed(&*code))
                         && (payment.captured_minor, payment.refunded_minor) == (captured, refunded)
@@ -127,12 +189,13 @@ impl Payments {
                 laws.check(Id::NoneStuck, stuck == 0, || format!("payment of order {order_id} is stuck"));
             }
         );
-        for (order_id, _) in self.payments.iter().filter(|(_, payment)| payment.version > 0 && !payment.has_row) {
+        for (order_id, _) in self.payments.iter().filter(|(_, payment)| !payment.has_row) {
             laws.check(Id::PaymentsMatchLog, false, || format!("payment of order {} has no row", shown(*order_id)));
         }
         Ok(())
     }
 
+    /// The provider's ledger against the log: every call was intended, and what was answered is told.
     async fn read_calls(&mut self, snapshot: &mut Snapshot, laws: &mut Laws) -> Result<(), sqlx::Error> {
         pages!(
             snapshot,
@@ -140,18 +203,22 @@ impl Payments {
             "SELECT key, order_id, operation, amount_minor, currency, answer, code FROM provider_calls \
              WHERE key > $1 ORDER BY key LIMIT $2",
             String::new(),
-            |(key, order_id, operation, amount_minor, currency, answer, code)| {
-                let code = code.map_or(0, |code| hashed(&*code));
-                let done = ["authorized", "captured", "voided", "refunded"];
-                let call = Call {
-                    amount: Money::new(amount_minor, &currency),
-                    answer: answer.as_deref().map(|answer| Answer { done: done.contains(&answer), code }),
+            |(key, order_id, word, amount_minor, currency, answer, code)| {
+                let call = match answer.as_deref() {
+                    None => Call::Unanswered,
+                    Some("authorized" | "captured" | "voided" | "refunded") => Call::Done,
+                    Some(_) => Call::Refused(code.map_or(0, |code| hashed(&*code))),
                 };
-                let operation = OPERATIONS.iter().position(|known| *known == operation);
+                let amount = Money::new(amount_minor, &currency);
                 let payment = self.payments.entry(order_id.as_u128()).or_default();
-                let known = operation.is_some_and(|operation| payment.called[operation].replace(call).is_none());
-                // Two calls of one operation can only have come under two keys.
-                laws.check(Id::ProviderInPayments, known, || format!("the call {key} was made before under another key"));
+                let operation = OPERATIONS.iter().position(|known| *known == word);
+                // One key an operation: a second call of it can only have come under another key.
+                let right = operation
+                    .is_some_and(|operation| key == format!("{order_id}:{word}") && payment.called(operation, call, amount));
+                laws.check(Id::ProviderInPayments, right, || {
+                    let told = operation.map(|operation| payment.calls[operation]);
+                    format!("the ledger has {key} over {amount}, {call:?}; the log {:?}, {told:?}", payment.amount)
+                });
             }
         );
         Ok(())
@@ -173,26 +240,17 @@ impl Payments {
         Ok(())
     }
 
-    /// Log and ledger, one against the other, both ways.
+    /// The log against the provider's ledger, and the ledger within itself.
     fn agree(&self, laws: &mut Laws) {
         for (order_id, payment) in &self.payments {
-            for operation in AUTHORIZE..=REFUND {
-                let (intended, called) = (payment.intended[operation], payment.called[operation]);
-                let of = || format!("{} of order {}", OPERATIONS[operation], shown(*order_id));
-                if let Some(Call { amount, answer: answer @ Some(_) }) = intended {
-                    let same = called == Some(Call { amount, answer });
-                    laws.check(Id::PaymentsAtProvider, same, || format!("{}: the log says {intended:?}, the ledger {called:?}", of()));
-                }
-                if let Some(call) = called {
-                    let meant = intended.filter(|intended| intended.amount == call.amount);
-                    // An open call may have an answer there that has not come back yet.
-                    let told = payment.open == Some(operation) || meant.is_some_and(|meant| meant.answer == call.answer);
-                    laws.check(Id::ProviderInPayments, meant.is_some() && told, || {
-                        format!("{}: the ledger says {call:?}, the log {intended:?}", of())
+            for (operation, call) in payment.calls.iter().enumerate() {
+                if matches!(call, Call::Done | Call::Refused(_)) {
+                    laws.check(Id::PaymentsAtProvider, payment.agreed & (1 << operation) != 0, || {
+                        format!("{} of order {}: {call:?} by the log only", OPERATIONS[operation], shown(*order_id))
                     });
                 }
             }
-            let expected = payment.expected_charge();
+            let expected = payment.books.map(|books| books.charge());
             laws.check(Id::ChargesMatchCalls, payment.charge == expected, || {
                 format!("order {}: {:?}, its calls make {expected:?}", shown(*order_id), payment.charge)
             });
@@ -208,27 +266,26 @@ impl Payment {
     /// Takes the next row of the stream; tells whether it is of a known type.
     fn take(&mut self, entry: &Entry) -> bool {
         let (data, first) = (&entry.data, !flag(&entry.data, "repeated"));
-        if self.version == 0 {
-            self.status = "nothing";
-        }
         self.version = entry.version;
         match entry.kind.as_str() {
             "payment.CallIntended" => return self.intend(data),
             "payment.VoidRequested" => self.void_requested = true,
-            "payment.PaymentAuthorized" if first => self.answered(AUTHORIZE, "authorized", money(data, "amount")),
+            "payment.PaymentAuthorized" if first => self.done(AUTHORIZE, Status::Authorized, money(data, "amount")),
             "payment.PaymentCaptured" if first => {
                 let amount = money(data, "amount");
                 self.captures += 1;
                 self.captured_minor += amount.minor;
-                self.answered(CAPTURE, "captured", amount);
+                self.done(CAPTURE, Status::Captured, amount);
             }
             "payment.PaymentDeclined" if first => {
-                self.declined_code = Some(hashed(text(data, "code")));
-                self.refused(AUTHORIZE, "declined", self.declined_code);
+                let code = hashed(text(data, "code"));
+                self.declined_code = Some(code);
+                self.refused(AUTHORIZE, Status::Declined, code);
             }
             "payment.CaptureRefused" if first => {
-                self.refused_code = Some(hashed(text(data, "code")));
-                self.refused(CAPTURE, "capture_refused", self.refused_code);
+                let code = hashed(text(data, "code"));
+                self.refused_code = Some(code);
+                self.refused(CAPTURE, Status::CaptureRefused, code);
             }
             "payment.PaymentVoided" if first => self.voided(data),
             "payment.PaymentAuthorized"
@@ -243,63 +300,61 @@ impl Payment {
 
     fn intend(&mut self, data: &Value) -> bool {
         let Some(operation) = OPERATIONS.iter().position(|known| *known == text(data, "operation")) else { return false };
-        let amount = money(data, "amount");
+        self.calls[operation] = Call::Unanswered;
         self.open = Some(operation);
-        self.intended[operation] = Some(Call { amount, answer: None });
+        self.asked_for(money(data, "amount"));
         match operation {
-            AUTHORIZE => (self.status, self.amount) = ("pending", Some(amount)),
+            AUTHORIZE => self.status = Status::Pending,
             CAPTURE => {}
             _ => self.void_requested = true,
         }
         true
     }
 
-    /// The provider did it: the amount it tells of is what the ledger must have.
-    fn answered(&mut self, operation: usize, status: &'static str, amount: Money) {
-        self.intended[operation] = Some(Call { amount, answer: Some(Answer { done: true, code: 0 }) });
-        (self.status, self.open) = (status, None);
+    fn asked_for(&mut self, amount: Money) {
+        self.has_other_amount |= *self.amount.get_or_insert(amount) != amount;
     }
 
-    fn refused(&mut self, operation: usize, status: &'static str, code: Option<u64>) {
+    fn done(&mut self, operation: usize, status: Status, amount: Money) {
+        self.calls[operation] = Call::Done;
+        (self.status, self.open) = (status, None);
+        self.asked_for(amount);
+    }
+
+    fn refused(&mut self, operation: usize, status: Status, code: u64) {
         // Else a tombstone refused a late command: nobody was called.
         if self.open == Some(operation) {
-            if let Some(call) = &mut self.intended[operation] {
-                call.answer = Some(Answer { done: false, code: code.unwrap_or(0) });
-            }
+            self.calls[operation] = Call::Refused(code);
             (self.status, self.open) = (status, None);
         }
     }
 
     fn voided(&mut self, data: &Value) {
-        let refunded = &data["refunded"];
-        if !refunded.is_null() {
-            self.refunded_minor += int(refunded, "amount_minor");
-            self.answered(REFUND, "voided", money(data, "refunded"));
+        if !data["refunded"].is_null() {
+            let refunded = money(data, "refunded");
+            self.refunded_minor += refunded.minor;
+            self.done(REFUND, Status::Voided, refunded);
         } else if self.open == Some(VOID) {
-            let amount = self.intended[VOID].map_or(Money::default(), |call| call.amount);
-            self.answered(VOID, "voided", amount);
+            self.calls[VOID] = Call::Done;
         }
-        (self.status, self.open, self.void_requested) = ("voided", None, true);
+        (self.status, self.open, self.void_requested) = (Status::Voided, None, true);
     }
 
-    /// What the ledger's calls make of the charge.
-    fn expected_charge(&self) -> Option<Charge> {
-        let of = |operation: usize| {
-            let done = self.called[operation].filter(|call| call.answer.is_some_and(|answer| answer.done));
-            done.map_or(0, |call| call.amount.minor)
-        };
-        let currency = self.called.iter().flatten().next()?.amount.currency;
-        let voided = self.called[VOID].is_some_and(|call| call.answer.is_some());
-        let held_minor = if voided { 0 } else { (of(AUTHORIZE) - of(CAPTURE)).max(0) };
-        let captures = self.called[CAPTURE].is_some_and(|call| call.answer.is_some_and(|answer| answer.done));
-        let made = self.called.iter().enumerate().filter(|(_, call)| call.is_some());
-        Some(Charge {
-            currency,
-            held_minor,
-            captured_minor: of(CAPTURE),
-            refunded_minor: of(REFUND),
-            captures: i64::from(captures),
-            operations: made.map(|(operation, _)| 1 << operation).sum(),
-        })
+    /// Takes a call out of the provider's ledger; tells whether it is what the log says.
+    fn called(&mut self, operation: usize, call: Call, amount: Money) -> bool {
+        let books = self.books.get_or_insert_default();
+        books.currency = amount.currency;
+        books.operations |= 1 << operation;
+        if call == Call::Done {
+            books.minor[operation] += amount.minor;
+            books.captures += i64::from(operation == CAPTURE);
+            books.voided |= operation == VOID;
+        }
+        let meant = self.calls[operation] != Call::Never && self.amount == Some(amount);
+        if meant && self.calls[operation] == call {
+            self.agreed |= 1 << operation;
+        }
+        // The answer to an open call may stand there and not have come back yet.
+        meant && (self.calls[operation] == call || self.open == Some(operation))
     }
 }

@@ -134,7 +134,9 @@ impl Products {
         let right = match entry.kind.as_str() {
             "product.StockReserved" if first => {
                 (known.status, known.lines) = (Status::Reserved, lines.digest());
-                self.shift(&lines, |stock, pieces| (stock.on_hand, stock.reserved) = (stock.on_hand - pieces, stock.reserved + pieces));
+                self.shift(&lines, |stock, pieces| {
+                    (stock.on_hand, stock.reserved) = (stock.on_hand - pieces, stock.reserved + pieces)
+                });
                 before == Status::None
             }
             "product.StockCommitted" if first => {
@@ -189,8 +191,18 @@ impl Products {
             |(product_id, sku, title, category, price_minor, currency, removed, version, added_us)| {
                 let price = Money::new(price_minor, &currency);
                 let (removed, stock) = (removed != 0, Stock::default());
-                let found =
-                    Product { sku, title, category, price, removed, version, added_us, stock, has_row: true, has_stock_row: true };
+                let found = Product {
+                    sku,
+                    title,
+                    category,
+                    price,
+                    removed,
+                    version,
+                    added_us,
+                    stock,
+                    has_row: true,
+                    has_stock_row: true,
+                };
                 let product = self.products.get_mut(&product_id.as_u128());
                 let same = product.is_some_and(|product| {
                     product.has_row = true;
@@ -248,7 +260,9 @@ impl Products {
                     product.has_stock_row = true;
                     product.stock
                 });
-                laws.check(Id::StockMatchesLog, folded == Some(found), || format!("product {product_id}: {found:?}, not {folded:?}"));
+                laws.check(Id::StockMatchesLog, folded == Some(found), || {
+                    format!("product {product_id}: {found:?}, not {folded:?}")
+                });
                 let ever_added = folded.map(|stock| stock.added);
                 laws.check(Id::StockConserved, found.is_sound() && ever_added == Some(added), || {
                     format!("product {product_id}: {found:?}, ever added {ever_added:?}")

@@ -106,12 +106,8 @@ impl Report {
     /// The report as one JSON object.
     pub(crate) fn to_json(&self) -> Value {
         let orders = self.orders;
-        let law = |law: &Law| {
-            json!({ "id": law.id, "statement": law.statement, "checked": law.checked, "broken": law.broken, "offenders": law.offenders })
-        };
-        let waiver = |waiver: &Waiver| {
-            json!({ "order_id": waiver.order_id, "verb": waiver.verb, "state": waiver.state, "actor": waiver.actor, "note": waiver.note })
-        };
+        let law = |law: &Law| json!({ "id": law.id, "statement": law.statement, "checked": law.checked, "broken": law.broken, "offenders": law.offenders });
+        let waiver = |waiver: &Waiver| json!({ "order_id": waiver.order_id, "verb": waiver.verb, "state": waiver.state, "actor": waiver.actor, "note": waiver.note });
         json!({
             "verdict": match self.verdict { Verdict::Holds => "holds", Verdict::Broken => "broken" },
             "settled": self.settled,

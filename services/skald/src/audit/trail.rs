@@ -28,7 +28,6 @@ pub(super) struct Trails {
     progress: Vec<(&'static str, String, i64)>,
 }
 
-#[derive(Default)]
 struct Head {
     position: i64,
     topics: HashMap<String, i64>,
@@ -49,7 +48,6 @@ struct Trail {
     /// Kinds of effect, each a bit of a run.
     effects: Vec<(String, String)>,
     dead_letters: HashSet<String>,
-    head: Head,
 }
 
 impl Trails {
@@ -62,6 +60,7 @@ impl Trails {
     ) -> Result<(), sqlx::Error> {
         let mut trail = Trail::new(snapshot.service);
         let ids = &mut self.ids;
+        ids.reserve_exact(usize::try_from(snapshot.head).unwrap_or(0));
         let walked = snapshot.log(0, |entry| {
             ids.push(entry.id);
             trail.take(laws, &entry);
@@ -76,10 +75,13 @@ impl Trails {
         self.messages += u64::try_from(trail.position).unwrap_or(0);
         self.read_dead_letters(snapshot, laws, std::mem::take(&mut trail.dead_letters)).await?;
         self.read_progress(snapshot).await?;
-        trail.head.position = snapshot.head;
-        let (causes, head) = trail.finish(laws);
-        self.causes.push((snapshot.service, causes));
-        self.heads.insert(snapshot.service, head);
+        self.causes.push((snapshot.service, trail.finish(laws)));
+        let topics: Vec<(String, i64)> = on!(&mut snapshot.conn(), |c| sqlx::query_as::<DB, (String, i64)>(
+            "SELECT topic, max(position) FROM log WHERE topic IS NOT NULL GROUP BY topic"
+        )
+        .fetch_all(c)
+        .await)?;
+        self.heads.insert(snapshot.service, Head { position: snapshot.head, topics: topics.into_iter().collect() });
         Ok(())
     }
 
@@ -174,7 +176,6 @@ impl Trail {
             runs: Vec::new(),
             effects: Vec::new(),
             dead_letters: HashSet::new(),
-            head: Head::default(),
         }
     }
 
@@ -198,12 +199,6 @@ impl Trail {
         });
         *newest = entry.version;
 
-        if let Some(topic) = &entry.topic {
-            match self.head.topics.get_mut(topic) {
-                Some(newest) => *newest = position,
-                None => drop(self.head.topics.insert(topic.clone(), position)),
-            }
-        }
         if entry.kind == "skald.DeadLetter" {
             self.dead_letters.insert(entry.stream.clone());
         }
@@ -232,8 +227,8 @@ impl Trail {
         }
     }
 
-    /// The causes of the log, each once, and its head.
-    fn finish(mut self, laws: &mut Laws) -> (Vec<u128>, Head) {
+    /// The causes of the log, each once.
+    fn finish(mut self, laws: &mut Laws) -> Vec<u128> {
         self.runs.extend(self.run);
         self.runs.sort_unstable();
         let mut causes: Vec<u128> = Vec::with_capacity(self.runs.len());
@@ -248,7 +243,7 @@ impl Trail {
                 causes.push(cause);
             }
         }
-        (causes, self.head)
+        causes
     }
 }
 

@@ -84,15 +84,13 @@ impl Client {
         request.headers_mut().clone_from(&self.headers);
         request.headers_mut().extend(headers);
         // A connection is put back only after a whole answer: what is left of a broken one is never read as the next.
-        let mut link = match self.link.take() {
+        let link = match self.link.take() {
             Some(link) => link,
             None => Link::open(self.address).await?,
         };
-        let (reply, reusable) = match tokio::time::timeout(ANSWER_WITHIN, link.exchange(request)).await {
-            Ok(exchanged) => exchanged.map_err(NoAnswer::Broken)?,
-            Err(_) => return Err(NoAnswer::TooLate),
-        };
-        self.link = reusable.then_some(link);
+        let exchanged = tokio::time::timeout(ANSWER_WITHIN, link.exchange(request)).await.map_err(|_| NoAnswer::TooLate)?;
+        let (reply, link) = exchanged.map_err(NoAnswer::Broken)?;
+        self.link = link;
         Ok(reply)
     }
 }
@@ -105,10 +103,10 @@ impl Link {
         Ok(Self { sender, connection: Box::pin(connection) })
     }
 
-    /// The answer, and whether the connection is good for another.
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(Reply, bool), hyper::Error> {
-        let Self { sender, connection } = self;
-        let mut answered = std::pin::pin!(async {
+    /// The answer, and the connection if it is good for another.
+    async fn exchange(self, request: Request<Full<Bytes>>) -> Result<(Reply, Option<Self>), hyper::Error> {
+        let Self { mut sender, mut connection } = self;
+        let mut answered = std::pin::pin!(async move {
             sender.ready().await?;
             let (parts, mut incoming) = sender.send_request(request).await?.into_parts();
             let mut whole = Bytes::new();
@@ -116,13 +114,17 @@ impl Link {
                 let Ok(data) = frame?.into_data() else { continue };
                 whole = if whole.is_empty() { data } else { joined(whole, &data) };
             }
-            Ok::<_, hyper::Error>(Reply { status: parts.status, headers: parts.headers, body: whole })
+            Ok::<_, hyper::Error>((Reply { status: parts.status, headers: parts.headers, body: whole }, sender))
         });
         // The connection moves only while it is polled: here, in the task that waits for the answer, and nowhere else.
         tokio::select! {
             biased;
-            reply = &mut answered => Ok((reply?, true)),
-            _ = connection => Ok((answered.await?, false)),
+            answered = &mut answered => answered.map(|(reply, sender)| (reply, Some(Self { sender, connection }))),
+            _ = &mut connection => {
+                // It may hold a request that it never took up, and whoever waits for that would wait for ever.
+                drop(connection);
+                Ok((answered.await?.0, None))
+            }
         }
     }
 }

@@ -20,9 +20,30 @@ use super::{
 const PIECES_AN_ORDER: u32 = 10;
 
 const TEAS: [&str; PLENTIFUL] = [
-    "Assam", "Ceylon", "Darjeeling", "Dian Hong", "Earl Grey", "Genmaicha", "Gunpowder", "Gyokuro", "Hojicha", "Jasmine",
-    "Keemun", "Kukicha", "Lapsang Souchong", "Longjing", "Matcha", "Nilgiri", "Oolong", "Peppermint", "Pu-erh", "Rooibos",
-    "Sencha", "Shou Mei", "Tieguanyin", "White Peony",
+    "Assam",
+    "Ceylon",
+    "Darjeeling",
+    "Dian Hong",
+    "Earl Grey",
+    "Genmaicha",
+    "Gunpowder",
+    "Gyokuro",
+    "Hojicha",
+    "Jasmine",
+    "Keemun",
+    "Kukicha",
+    "Lapsang Souchong",
+    "Longjing",
+    "Matcha",
+    "Nilgiri",
+    "Oolong",
+    "Peppermint",
+    "Pu-erh",
+    "Rooibos",
+    "Sencha",
+    "Shou Mei",
+    "Tieguanyin",
+    "White Peony",
 ];
 const RARITIES: [&str; HOT] = ["Iron cauldron", "Rune stone", "Drinking horn"];
 

@@ -213,7 +213,9 @@ impl Buyer<'_> {
             let answer = self.client.send(Method::POST, path.clone(), headers, body.clone()).await;
             let pause = match &answer {
                 Ok(reply) => match again_after(reply) {
-                    None if matches!(reply.status, StatusCode::ACCEPTED | StatusCode::OK | StatusCode::CONFLICT) => return answer.map_err(why),
+                    None if matches!(reply.status, StatusCode::ACCEPTED | StatusCode::OK | StatusCode::CONFLICT) => {
+                        return answer.map_err(why);
+                    }
                     None => return Err(unexpected(reply)),
                     Some(pause) => pause,
                 },

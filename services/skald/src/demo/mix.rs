@@ -52,10 +52,10 @@ impl Token {
 
 /// Products with more stock than all orders can ask for.
 pub(crate) const PLENTIFUL: usize = 24;
-/// Products that sell out: all of them are on sale together, halfway through.
+/// Products that sell out: all of them are on sale together, halfway through …
 pub(crate) const HOT: usize = 3;
 
-/// One of so many orders is for a hot product …
+/// … where one of so many orders is for one of them …
 const HOT_ONE_IN: u32 = 16;
 /// … and half of those find a piece.
 pub(crate) fn hot_stock(orders: u32) -> u32 {
@@ -93,8 +93,10 @@ impl Plan {
             return Self { lines: vec![(Goods::Plentiful(plentiful), 1)], token: Token::Ok, cancels: false };
         }
         // All at once, so that orders which passed the check together race for the last pieces.
-        let sale_begins = orders / 2;
-        if (sale_begins..sale_begins + orders / HOT_ONE_IN).contains(&number) {
+        let sale = orders / 2..orders / 2 + orders / HOT_ONE_IN;
+        // Some come too late, when it is sold out: they are refused at the check.
+        let is_late = number >= sale.end && random.random_range(0..100) == 0;
+        if sale.contains(&number) || is_late {
             let hot = Goods::Hot(random.random_range(0..HOT));
             return Self { lines: vec![(hot, 1)], token: Token::Ok, cancels: false };
         }
@@ -180,7 +182,8 @@ mod tests {
 
     #[test]
     fn a_body_is_what_the_shop_reads() {
-        let catalogue = Catalogue { plentiful: (0..PLENTIFUL).map(|n| format!("p{n}")).collect(), hot: vec!["h".to_owned(); HOT] };
+        let catalogue =
+            Catalogue { plentiful: (0..PLENTIFUL).map(|n| format!("p{n}")).collect(), hot: vec!["h".to_owned(); HOT] };
         for plan in all(3, 100) {
             let body: serde_json::Value = serde_json::from_str(&plan.body(&catalogue)).unwrap();
             assert_eq!(body["items"].as_array().unwrap().len(), plan.lines.len());

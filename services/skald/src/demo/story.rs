@@ -65,10 +65,10 @@ fn words(entry: &Entry) -> String {
             (Some(input), _) => format!("on {input}"),
             (None, _) => entry.message.clone(),
         },
-        "saga.SagaEnded" => {
-            let end = [text("outcome"), text("reason")].into_iter().flatten().collect::<Vec<_>>();
-            format!("{} ({})", entry.message, end.join(", "))
-        }
+        "saga.SagaEnded" => match text("reason") {
+            Some(reason) => format!("{}, {reason}", entry.message),
+            None => entry.message.clone(),
+        },
         other => other.to_owned(),
     }
 }
@@ -94,9 +94,7 @@ mod tests {
 
     #[test]
     fn a_history_reads_as_steps_with_their_offsets() {
-        let row = |time: &str, message: &str, topic: Option<&str>, data: Value| {
-            json!({"version": 1, "time": time, "message": message, "topic": topic, "state": "AuthorizingPayment", "data": data})
-        };
+        let row = |time: &str, message: &str, topic: Option<&str>, data: Value| json!({"version": 1, "time": time, "message": message, "topic": topic, "state": "AuthorizingPayment", "data": data});
         let history = json!({"items": [
             row("2026-11-20T10:00:00.000000Z", "saga.SagaMoved", None, json!({"input": "StockReserved", "attempt": 1})),
             row("2026-11-20T10:00:00.000000Z", "payment.AuthorizePayment", Some("payment.commands.v1"), json!({})),
@@ -110,7 +108,7 @@ mod tests {
             (0.0, "on StockReserved"),
             (0.0, "payment.AuthorizePayment"),
             (500.4, "on DeadlinePassed, try 2"),
-            (2000.0, "saga.SagaEnded (Cancelled, payment_timeout)"),
+            (2000.0, "saga.SagaEnded, payment_timeout"),
         ];
         assert_eq!(said, wanted);
         assert!(story.to_string().contains("  500.4  AuthorizingPayment"), "{story}");

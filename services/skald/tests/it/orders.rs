@@ -42,9 +42,14 @@ impl Shop {
         answer.body["available"].as_i64().unwrap_or_else(|| panic!("{answer:?}"))
     }
 
-    async fn saga(&mut self, order: &str) -> String {
-        let answer = self.customer.get(&format!("/v1/orders/{order}")).await;
-        answer.body["saga"]["state"].as_str().unwrap_or_else(|| panic!("{answer:?}")).to_owned()
+    /// Waits until the order's saga is in this state, which must last for a while.
+    async fn reaches(&mut self, order: &str, wanted: &str) {
+        eventually("the saga comes that far", async || {
+            let answer = self.customer.get(&format!("/v1/orders/{order}")).await;
+            let state = answer.body["saga"]["state"].as_str().unwrap_or_default();
+            if state == wanted { Ok(()) } else { Err(format!("{wanted}: {answer:?}")) }
+        })
+        .await;
     }
 }
 
@@ -124,6 +129,7 @@ async fn a_customer_cancels_in_flight_and_asking_twice_is_no_mistake() {
     let placed = shop.customer.place("k1", &lost, 0).await;
     assert_eq!(placed.told(), (202, "pending", ""));
     let id = placed.id();
+    shop.reaches(&id, "AuthorizingPayment").await;
     assert_eq!(shop.customer.cancel(&id, "c1").await.status, 202);
     assert_eq!(shop.customer.cancel(&id, "c2").await.status, 202);
     let ended = shop.customer.ended("k1", &lost).await;
@@ -138,11 +144,7 @@ async fn a_cancel_comes_too_late_once_the_payment_is_being_captured() {
     let mut shop = shop(&[("SKALD_PAYMENT_TIMEOUT_MS", "1000")]).await;
     let lost = shop.order("tok_lost");
     let id = shop.customer.place("k1", &lost, 0).await.id();
-    eventually("the payment is being captured", async || match shop.saga(&id).await.as_str() {
-        "CapturingPayment" => Ok(()),
-        state => Err(state.to_owned()),
-    })
-    .await;
+    shop.reaches(&id, "CapturingPayment").await;
     assert_eq!(shop.customer.cancel(&id, "c1").await.told(), (409, "too_late_to_cancel", ""));
     assert_eq!(shop.customer.ended("k1", &lost).await.told(), (202, "confirmed", ""));
     assert_eq!(shop.customer.cancel(&id, "c2").await.told(), (409, "too_late_to_cancel", ""));

@@ -17,7 +17,9 @@ fn sentence(said: &str) -> &str {
 
 #[test]
 fn a_wrong_flag_is_a_usage_error() {
-    for arguments in [&["frobnicate"][..], &["up", "--listen", "nowhere"], &["demo", "--orders", "none"], &["audit", "--what"], &[]] {
+    for arguments in
+        [&["frobnicate"][..], &["up", "--listen", "nowhere"], &["demo", "--orders", "none"], &["audit", "--what"], &[]]
+    {
         assert_eq!(run(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }

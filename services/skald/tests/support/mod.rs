@@ -37,6 +37,7 @@ pub(crate) fn skald() -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SKALD_")) {
         command.env_remove(name);
     }
+    command.env("SKALD_PRODUCT_GRPC_LISTEN", "127.0.0.1:0");
     command
 }
 
