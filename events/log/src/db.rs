@@ -35,8 +35,10 @@ impl fmt::Display for Database {
 
 /// SQL texts are few but come in sizes (see `insert_many!`), so that the default of 100 would prepare again and again.
 const STATEMENTS_CACHED: usize = 512;
-/// Reads are short; more connections than this only cost memory (2 MiB of page cache each).
-const READERS_MAX: u32 = 4;
+/// Reads are short; more connections than this only cost memory and threads.
+const READERS_MAX: u32 = 2;
+/// Page cache of a connection, in KiB (the minus says so). The system's own cache is behind it.
+const CACHE: &str = "-1024";
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -48,6 +50,7 @@ impl Database {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(false)
+            .pragma("cache_size", CACHE)
             .statement_cache_capacity(STATEMENTS_CACHED)
             // A checkpoint syncs the database file: every 4,000 pages (16 MiB) instead of 1,000 is a quarter of them.
             .pragma("wal_autocheckpoint", "4000")

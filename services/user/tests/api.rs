@@ -377,6 +377,7 @@ async fn keys_rotate_to_the_one_that_was_published_ahead_also_while_serving() {
     let rotated = tokio::time::timeout(SOON, async {
         while kids().await.len() < 3 {
             house.forward(Duration::from_secs(60));
+            tokio::task::yield_now().await;
         }
     });
     rotated.await.expect("housekeeping rotates the keys");

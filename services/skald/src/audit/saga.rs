@@ -107,7 +107,6 @@ impl Saga {
     }
 
     /// What the row must hold: definition, state, reason, attempt, stuck, version, start and end.
-    #[expect(clippy::type_complexity, reason = "the columns of one row, compared at once")]
     pub(super) fn columns(&self) -> (i64, &'static str, Option<&'static str>, i64, i64, i64, i64, Option<i64>) {
         let reason = self.reason.map(CancelReason::as_str);
         let (state, stuck) = (self.state.as_str(), i64::from(self.stuck));

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{Error, value::parsed};
 
 /// Rows of one page.
-pub(super) const PAGE: i64 = 4_096;
+pub(super) const PAGE: i64 = 1_024;
 
 /// A service's database as it was at one instant, while the service may go on.
 pub(super) struct Snapshot {

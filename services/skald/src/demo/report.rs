@@ -161,7 +161,7 @@ pub(crate) fn worth_telling(ended: &[Ended]) -> Vec<(OrderId, String)> {
     let mut confirmed: Vec<&Ended> = ended.iter().filter(|order| order.outcome == Outcome::Confirmed).collect();
     confirmed.sort_unstable_by_key(|order| order.latency);
     let typical = rank(confirmed.len(), 50).map(|rank| confirmed[rank]);
-    let of = |reason| ended.iter().find(|order| order.outcome == Outcome::Cancelled(reason));
+    let of = |reason| ended.iter().filter(|order| order.outcome == Outcome::Cancelled(reason)).min_by_key(|order| order.latency);
     let compensated = [PaymentTimeout, CaptureRefused, CancelledByCustomer, PaymentDeclined, OutOfStock].into_iter().find_map(of);
     let told = |order: &Ended| {
         let end = match order.outcome.words() {
@@ -176,7 +176,7 @@ pub(crate) fn worth_telling(ended: &[Ended]) -> Vec<(OrderId, String)> {
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self { orders, clients, customers, seed, mix, .. } = self;
-        writeln!(f, "{orders} orders by {clients} clients of {customers} customers, mix {mix}, seed {seed}\n")?;
+        writeln!(f, "{orders} orders (clients: {clients}, customers: {customers}, mix: {mix}, seed: {seed})\n")?;
         writeln!(f, "  {:<10} {:<22} {:>8} {:>8}", "outcome", "reason", "orders", "share")?;
         for Share { outcome, reason, orders, share } in &self.outcomes {
             let note = if *outcome == "refused" { "   at the check: no order was made" } else { "" };

@@ -25,7 +25,7 @@ fn one_happy_client_is_told_in_tables_and_its_data_stays_where_it_was_asked_for(
     let output = run(&["demo", "--orders", "20", "--concurrency", "1", "--mix", "happy", "--data", data.to_str().unwrap()]);
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{told}{}", String::from_utf8_lossy(&output.stderr));
-    for words in ["20 orders by 1 clients of 1 customers", "confirmed", "p50", "saga.SagaEnded", "audit"] {
+    for words in ["20 orders (clients: 1, customers: 1, mix: happy", "confirmed", "p50", "saga.SagaEnded", "audit"] {
         assert!(told.contains(words), "{words:?} is missing: {told}");
     }
     assert_eq!(run(&["audit", "--settled", "--data", data.to_str().unwrap()]).status.code(), Some(0));

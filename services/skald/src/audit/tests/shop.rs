@@ -22,7 +22,7 @@ use saga::order::Input;
 use uuid::Uuid;
 
 /// When the provider grants what was paid with `tok_slow`: long enough to be cancelled before.
-const SLOW_MS: u64 = 400;
+const SLOW_MS: u64 = 1_500;
 /// Nothing here takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(5);
@@ -79,7 +79,13 @@ impl Shop {
             tasks: tasks.clone(),
             metrics: metrics.clone(),
             provider: payment::provider::Provider::BuiltIn,
-            config: payment::Config { timeout_ms: 50, retry_first_ms: 20, slow_ms: SLOW_MS, ..Default::default() },
+            config: payment::Config {
+                timeout_ms: 50,
+                retry_first_ms: 20,
+                retry_cap_ms: 100,
+                slow_ms: SLOW_MS,
+                ..Default::default()
+            },
         });
         let notification = notification::build(notification::Deps {
             opened: self.open("notification", notification::MIGRATIONS).await,
