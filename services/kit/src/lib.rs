@@ -1,4 +1,4 @@
-//! What every service shares: HTTP, problems, tokens, idempotency keys, pages, metrics, probes, tasks and their end.
+//! What every service shares: HTTP, problems, tokens, idempotency keys, pages, metrics, probes, tasks and their end, what goes out.
 //!
 //! Never here: a rule of any service, SQL, a topic. From here the flow goes into `services/*`, whose routes [`http::app`]
 //! puts behind one door, and to `services/skald`, which serves that door.
@@ -9,6 +9,7 @@ pub mod http;
 pub mod idempotency;
 pub mod log;
 pub mod metrics;
+pub mod outgoing;
 pub mod tasks;
 
 pub use idempotency::Idempotency;

@@ -1,19 +1,14 @@
-//! The calls that are open: made after the commit of their intent, bounded, timed, and again until they are answered.
+//! The calls that are open: made after the commit of their intent, and again until they are answered.
 //!
-//! Never here: transactions around a call, or rules. From here the flow goes back to `handler.rs` with the answer. Everything
-//! here may be lost at any instant: what is open stands in the database, and the due loop finds it.
+//! Never here: transactions around a call, or rules. From here the flow goes back to `handler.rs` with the answer. When a call
+//! is made, and how many at a time, is `kit::outgoing`'s.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use contract::{Meta, OrderId, Timestamp};
-use eventlog::{Database, Env, Error, Job, Writer, backoff};
-use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
+use contract::{Meta, Timestamp};
+use eventlog::{Env, Error, Job, Writer, backoff};
+use kit::outgoing::{self, Courier, Sent, within};
+use uuid::Uuid;
 
 use crate::{
     Config,
@@ -21,70 +16,60 @@ use crate::{
     handler::{Done, Handler, Kind, Outcome, Work},
     metrics::Metrics,
     provider::{Answer, Call, PaymentProvider},
-    store,
+    store::{self, OpenCall},
 };
 
-/// Calls that wait for their turn. What does not fit is left to the due loop.
-const QUEUE_MAX: usize = 16_384;
-/// Calls claimed in one transaction.
-const CLAIM_MAX: i64 = 256;
-/// How often to look for what other processes left behind. What this one leaves wakes the loop by itself.
-const POLL: Duration = Duration::from_secs(1);
-/// The shortest pause between two looks, so that an outage of the provider is no storm on the database.
-const POLL_MIN: Duration = Duration::from_millis(5);
 /// How often a call is looked up whose key has expired.
 const LOOKUP_EVERY: Duration = Duration::from_secs(60);
 
-/// A call with what its answer is appended under.
-#[derive(Clone, Debug)]
+/// A call with the intent that its answer is appended under.
+#[derive(Debug)]
 pub(crate) struct Outgoing {
     pub call: Call,
-    pub meta: Meta,
-    pub opened: Timestamp,
-    pub tries: i64,
-    pub stuck: bool,
+    pub intent: OpenCall,
 }
 
-/// The door to the calls of this process. Never blocks.
-#[derive(Clone)]
-pub(crate) struct Caller {
-    queue: mpsc::Sender<Outgoing>,
-    /// Orders with a call queued or under way here: the same call is not made twice at the same time.
-    busy: Arc<Mutex<HashSet<OrderId>>>,
-}
-
-impl Caller {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Outgoing>) {
-        let (queue, calls) = mpsc::channel(QUEUE_MAX);
-        (Self { queue, busy: Arc::default() }, calls)
-    }
-
-    /// Takes a committed intent; drops what is under way already or does not fit, for the due loop to find.
-    pub(crate) fn send(&self, outgoing: Outgoing) {
-        let order_id = outgoing.call.order_id;
-        if self.busy().insert(order_id) && self.queue.try_send(outgoing).is_err() {
-            self.release(order_id);
-        }
-    }
-
-    fn release(&self, order_id: OrderId) {
-        self.busy().remove(&order_id);
-    }
-
-    fn busy(&self) -> std::sync::MutexGuard<'_, HashSet<OrderId>> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+impl outgoing::Outgoing for Outgoing {
+    fn id(&self) -> Uuid {
+        self.intent.id.0
     }
 }
+
+/// Where calls are handed in.
+pub(crate) type Queue = outgoing::Queue<Outgoing>;
 
 /// What makes the calls.
 pub(crate) struct Calls {
-    pub caller: Caller,
     pub provider: Arc<dyn PaymentProvider>,
     pub writer: Writer<Handler>,
     pub config: Config,
     pub metrics: Metrics,
-    /// Something is due at another time than the due loop knows.
-    pub postponed: Notify,
+}
+
+impl Courier for Calls {
+    type Item = Outgoing;
+    const WHAT: &'static str = "payment calls";
+
+    async fn send(&self, outgoing: Outgoing) -> Result<Sent<Outgoing>, Error> {
+        let Outgoing { call, intent } = outgoing;
+        let expired = self.env().now().since(intent.opened) >= self.config.key_lifetime();
+        let answer = if expired { self.look_up(&call).await } else { self.ask(&call).await };
+        match answer {
+            Answer::Definitive(verdict) => self.settle(call, intent, verdict).await,
+            Answer::Unknown(why) => self.postpone(call, intent, expired, &why).await,
+        }
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, Error> {
+        store::next_due(self.writer.log()).await
+    }
+
+    async fn claim(&self, before: Timestamp, limit: i64) -> Result<Vec<Outgoing>, Error> {
+        match self.submit(Kind::ClaimDue { before, limit }, Meta::default()).await? {
+            Outcome::Claimed(claimed) => Ok(claimed),
+            _ => unreachable!("a claim answers with calls"),
+        }
+    }
 }
 
 impl Calls {
@@ -92,79 +77,40 @@ impl Calls {
         self.writer.log().env()
     }
 
-    /// Makes the queued calls, so many at a time, until `stop`; what is under way then is dropped.
-    pub(crate) async fn run(self: Arc<Self>, mut queue: mpsc::Receiver<Outgoing>, stop: CancellationToken) {
-        let mut running = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                Some(()) = running.next(), if !running.is_empty() => {}
-                Some(outgoing) = queue.recv(), if running.len() < self.config.concurrency as usize => {
-                    running.push(self.make(outgoing));
-                }
-            }
-        }
-    }
-
-    /// Makes one call and hands in what came of it.
-    async fn make(&self, outgoing: Outgoing) {
-        let order_id = outgoing.call.order_id;
-        let expired = self.env().now().since(outgoing.opened) >= self.config.key_lifetime();
-        let answer = if expired { self.look_up(&outgoing).await } else { self.ask(&outgoing.call).await };
-        let next = match answer {
-            Answer::Definitive(verdict) => self.settle(&outgoing, verdict).await,
-            Answer::Unknown(why) => self.postpone(&outgoing, expired, &why).await.map(|()| None),
-        };
-        self.caller.release(order_id);
-        match next {
-            Ok(Some(next)) => self.caller.send(next),
-            Ok(None) => {}
-            // The call is still open in the database, and due when the claim ends; its answer will be the same.
-            Err(error) => tracing::warn!(order.id = %order_id, %error, "can't record the answer to a payment call yet"),
-        }
+    async fn submit(&self, kind: Kind, meta: Meta) -> Result<Outcome, Error> {
+        self.writer.submit(Job { work: Work(kind), meta }).await.map(|Done(outcome)| outcome)
     }
 
     async fn ask(&self, call: &Call) -> Answer {
         let asked = self.env().now();
-        let answer = tokio::select! {
-            biased;
-            answer = self.provider.call(call) => answer,
-            () = self.env().sleep(self.config.timeout()) => Answer::Unknown("no answer in time".to_owned()),
-        };
-        let answer = fitting(call, answer);
+        let answer = within(self.env(), self.config.timeout(), self.provider.call(call)).await;
+        let answer = fitting(call, answer.unwrap_or_else(|| Answer::Unknown("no answer in time".to_owned())));
         self.metrics.answered(call.operation, &answer, self.env().now().since(asked));
         answer
     }
 
-    async fn look_up(&self, outgoing: &Outgoing) -> Answer {
-        let call = &outgoing.call;
-        let found = tokio::select! {
-            biased;
-            found = self.provider.lookup(call.order_id) => found,
-            () = self.env().sleep(self.config.timeout()) => Err("no answer in time".to_owned()),
-        };
-        match found {
-            Ok(verdicts) => match verdicts.into_iter().find(|verdict| verdict.operation() == call.operation) {
+    async fn look_up(&self, call: &Call) -> Answer {
+        match within(self.env(), self.config.timeout(), self.provider.lookup(call.order_id)).await {
+            Some(Ok(verdicts)) => match verdicts.into_iter().find(|verdict| verdict.operation() == call.operation) {
                 Some(verdict) => Answer::Definitive(verdict),
                 None => Answer::Unknown("the provider has no record of it, which proves nothing".to_owned()),
             },
-            Err(why) => Answer::Unknown(why),
+            Some(Err(why)) => Answer::Unknown(why),
+            None => Answer::Unknown("no answer in time".to_owned()),
         }
     }
 
-    async fn settle(&self, outgoing: &Outgoing, verdict: Verdict) -> Result<Option<Outgoing>, Error> {
-        let work = Work(Kind::Settled { order_id: outgoing.call.order_id, verdict });
-        match self.writer.submit(Job { work, meta: outgoing.meta.clone() }).await? {
-            Done(Outcome::Call(next)) => Ok(Some(*next)),
-            Done(_) => Ok(None),
+    async fn settle(&self, call: Call, intent: OpenCall, verdict: Verdict) -> Result<Sent<Outgoing>, Error> {
+        let order_id = call.order_id;
+        match self.submit(Kind::Settled { order_id, verdict }, intent.meta(order_id)).await? {
+            Outcome::Call(next) => Ok(Sent::Next(*next)),
+            _ => Ok(Sent::Ended),
         }
     }
 
-    async fn postpone(&self, outgoing: &Outgoing, expired: bool, why: &str) -> Result<(), Error> {
-        let (call, tries) = (&outgoing.call, outgoing.tries);
-        let (order_id, operation) = (call.order_id, call.operation);
-        if expired && !outgoing.stuck {
+    async fn postpone(&self, call: Call, intent: OpenCall, expired: bool, why: &str) -> Result<Sent<Outgoing>, Error> {
+        let (Call { order_id, operation, .. }, OpenCall { tries, stuck, .. }) = (call, intent);
+        if expired && !stuck {
             tracing::error!(order.id = %order_id, operation = operation.as_str(), why,
                 "payment call is stuck: its idempotency key has expired; look it up at the provider");
         } else {
@@ -175,60 +121,8 @@ impl Calls {
             true => LOOKUP_EVERY,
             false => backoff(self.env(), attempt, self.config.retry_first(), self.config.retry_cap()),
         };
-        let work = Work(Kind::Postponed { order_id, operation, tries, wait, stuck: expired });
-        self.writer.submit(Job { work, meta: Meta::default() }).await?;
-        self.postponed.notify_one();
-        Ok(())
-    }
-
-    /// Claims open calls that are due, at the start and whenever one is, until `stop`.
-    pub(crate) async fn run_due(self: Arc<Self>, stop: CancellationToken) {
-        let started = self.env().now();
-        // One process at a time has a SQLite database: whatever is open at its start, nobody is calling.
-        let mut orphans = matches!(self.writer.log().database(), Database::Sqlite(_)).then(|| started.plus(self.config.lease()));
-        let mut failures = 0;
-        loop {
-            let wait = match self.claim(orphans).await {
-                Ok(Some(wait)) => {
-                    (orphans, failures) = (None, 0);
-                    wait
-                }
-                Ok(None) => POLL_MIN,
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(%error, attempt = failures, "can't look for due payment calls");
-                    backoff(self.env(), failures, POLL_MIN, POLL)
-                }
-            };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.env().sleep(POLL_MIN.min(wait)) => {}
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.postponed.notified() => {}
-                () = self.env().sleep(wait.saturating_sub(POLL_MIN)) => {}
-            }
-        }
-    }
-
-    /// Claims a batch; tells how long nothing more is due, or nothing if there may be more.
-    async fn claim(&self, orphans: Option<Timestamp>) -> Result<Option<Duration>, Error> {
-        let now = self.env().now();
-        let before = orphans.unwrap_or(Timestamp(now.0 + 1));
-        let Some(next) = store::next_due(self.writer.log()).await? else { return Ok(Some(POLL)) };
-        // Calls that wait here already would only be claimed again and again.
-        if next >= before || self.caller.queue.capacity() < QUEUE_MAX / 2 {
-            return Ok(Some(next.since(now).clamp(POLL_MIN, POLL)));
-        }
-        let work = Work(Kind::ClaimDue { before, limit: CLAIM_MAX });
-        let Done(Outcome::Claimed(claimed)) = self.writer.submit(Job { work, meta: Meta::default() }).await? else {
-            unreachable!("a claim answers with calls")
-        };
-        claimed.into_iter().for_each(|outgoing| self.caller.send(outgoing));
-        Ok(None)
+        self.submit(Kind::Postponed { order_id, operation, tries, wait, stuck: expired }, Meta::default()).await?;
+        Ok(Sent::Postponed)
     }
 }
 

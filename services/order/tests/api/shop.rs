@@ -104,7 +104,10 @@ pub(crate) enum Mood {
 impl Shelf {
     fn new() -> Self {
         let (mood, calls) = (watch::Sender::new(Mood::Answering), watch::Sender::new(0));
-        Self { offers: Mutex::default(), mood, calls }
+        let shelf = Self { offers: Mutex::default(), mood, calls };
+        shelf.put(TEA, euro(499), 1_000);
+        shelf.put(MUG, euro(1_250), 1_000);
+        shelf
     }
 
     pub(crate) fn put(&self, number: u128, price: Money, available: i64) {
@@ -159,24 +162,22 @@ struct Running {
 impl Shop {
     pub(crate) async fn open() -> Self {
         let clock = TestClock::start();
-        let env = Env::seeded(clock.clone(), 1);
-        Self::open_in(env, clock, Arc::new(TestDatabase::fresh().await)).await
+        Self::open_in(Env::seeded(clock.clone(), 1), clock, Arc::new(TestDatabase::fresh().await), Arc::new(Shelf::new())).await
     }
 
     /// One whose clock goes on by itself.
     pub(crate) async fn open_in_real_time() -> Self {
-        Self::open_in(Env::system(), TestClock::start(), Arc::new(TestDatabase::fresh().await)).await
+        let (env, clock) = (Env::system(), TestClock::start());
+        Self::open_in(env, clock, Arc::new(TestDatabase::fresh().await), Arc::new(Shelf::new())).await
     }
 
     /// A second process on the same database.
     pub(crate) async fn replica(&self) -> Self {
-        let mut replica = Self::open_in(Env::seeded(self.clock.clone(), 2), self.clock.clone(), self.database.clone()).await;
-        replica.shelf = self.shelf.clone();
-        replica.restart().await;
-        replica
+        let (env, clock) = (Env::seeded(self.clock.clone(), 2), self.clock.clone());
+        Self::open_in(env, clock, self.database.clone(), self.shelf.clone()).await
     }
 
-    async fn open_in(env: Env, clock: Arc<TestClock>, database: Arc<TestDatabase>) -> Self {
+    async fn open_in(env: Env, clock: Arc<TestClock>, database: Arc<TestDatabase>, shelf: Arc<Shelf>) -> Self {
         let signer = Signer::new("k1", &SigningKey::from_bytes(&[7; 32]), "skald", "skald", env.clone());
         let config = Config {
             step_deadline_ms: 5_000,
@@ -185,9 +186,6 @@ impl Shop {
             stuck_after: 4,
             stock_check_timeout_ms: 30_000,
         };
-        let shelf = Arc::new(Shelf::new());
-        shelf.put(TEA, euro(499), 1_000);
-        shelf.put(MUG, euro(1_250), 1_000);
         let mut shop = Self { shelf, clock, config, env, signer, database, running: None, keys: AtomicU32::new(0) };
         shop.start().await;
         shop

@@ -85,8 +85,8 @@ impl<'o> Across<'o> {
         for (order_id, order, outcome) in self.ended() {
             let payment = payments.payments.get(&order_id);
             let told = || {
-                let (status, charge) = payment.map(|payment| (payment.status, payment.charge)).unzip();
-                format!("order {} of {}: its payment is {status:?}, {charge:?}", shown(order_id), order.total)
+                let (status, charged) = payment.map_or_else(Default::default, |payment| (payment.status, payment.charged()));
+                format!("order {} of {}: its payment is {status:?}; {charged}", shown(order_id), order.total)
             };
             match outcome {
                 Outcome::Confirmed => {
@@ -104,7 +104,8 @@ impl<'o> Across<'o> {
             let own = payment.customer.is_none_or(|customer| customer == order.customer);
             let total = payment.amount.is_none_or(|amount| amount == order.total) && !payment.has_other_amount;
             laws.check(Id::PaymentsHaveOrder, own && total, || {
-                format!("payment of order {} of {}: {:?}", shown(*order_id), order.total, payment.amount)
+                let asked = payment.amount.unwrap_or_default();
+                format!("the payment of order {} of {} is over {asked}, or another customer's", shown(*order_id), order.total)
             });
         }
     }
@@ -142,8 +143,9 @@ impl Told {
     fn check(self, laws: &mut Laws, notification_id: u128, ended: Option<Outcome>) {
         let Self { order, outcome, number, is_own } = self;
         laws.check(Id::NotifiedOnce, number == 1 && is_own && ended.is_some() && ended == outcome, || {
-            let of = format!("notification {} tells order {} of {outcome:?}", shown(notification_id), shown(order));
-            format!("{of}, which is {ended:?}; it is number {number}")
+            let (of, told) = (shown(order), outcome.map_or("nothing", Outcome::as_str));
+            let ended = ended.map_or("open", Outcome::as_str);
+            format!("notification {} of order {of}, number {number}, tells {told}; it is {ended}", shown(notification_id))
         });
     }
 }

@@ -57,6 +57,13 @@ impl Outcome {
             _ => None,
         }
     }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::Cancelled => "cancelled",
+        }
+    }
 }
 
 /// The orders by id.
@@ -171,7 +178,10 @@ impl Orders {
             };
             let reason = order.reason == order.saga.reason || order.outcome != Some(Outcome::Cancelled);
             laws.check(Id::OrdersMatchSagas, order.placed_us > 0 && end == order.outcome && reason, || {
-                format!("order {}: it is {:?}, its saga is {:?}", shown(*order_id), order.outcome, order.saga.state)
+                let words = |reason: Option<CancelReason>| reason.map_or("no reason", CancelReason::as_str);
+                let (ended, state) = (order.outcome.map_or("open", Outcome::as_str), order.saga.state.as_str());
+                let (told, own) = (words(order.reason), words(order.saga.reason));
+                format!("order {} is {ended} ({told}), its saga {state} ({own})", shown(*order_id))
             });
             laws.check(Id::SagasReplay, order.saga.is_whole(), || format!("saga {}: a move is not whole", shown(*order_id)));
             laws.check(Id::AllEnded, order.outcome.is_some(), || {

@@ -2,7 +2,7 @@
 //!
 //! Never here: the payment service's own code. From here the flow goes to `across.rs`, which holds payments against orders.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -94,6 +94,21 @@ pub(super) struct Charge {
     pub refunded_minor: i64,
     pub captures: i64,
     operations: i64,
+}
+
+impl fmt::Display for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { currency, held_minor, captured_minor, refunded_minor, captures, .. } = self;
+        let currency = currency.escape_ascii();
+        write!(f, "held {held_minor}, captured {captured_minor} in {captures}, refunded {refunded_minor} {currency}")
+    }
+}
+
+impl Payment {
+    /// What the provider has against the order, in words.
+    pub(super) fn charged(&self) -> String {
+        self.charge.map_or_else(|| "no charge".to_owned(), |charge| charge.to_string())
+    }
 }
 
 /// The sums of the provider's calls for an order.
@@ -216,8 +231,9 @@ impl Payments {
                 let right = operation
                     .is_some_and(|operation| key == format!("{order_id}:{word}") && payment.called(operation, call, amount));
                 laws.check(Id::ProviderInPayments, right, || {
-                    let told = operation.map(|operation| payment.calls[operation]);
-                    format!("the ledger has {key} over {amount}, {call:?}; the log {:?}, {told:?}", payment.amount)
+                    let told = operation.map_or(Call::Never, |operation| payment.calls[operation]);
+                    let asked = payment.amount.unwrap_or_default();
+                    format!("{key}: the ledger has {call:?} over {amount}, the log {told:?} over {asked}")
                 });
             }
         );
@@ -252,7 +268,8 @@ impl Payments {
             }
             let expected = payment.books.map(|books| books.charge());
             laws.check(Id::ChargesMatchCalls, payment.charge == expected, || {
-                format!("order {}: {:?}, its calls make {expected:?}", shown(*order_id), payment.charge)
+                let made = expected.map_or_else(|| "none".to_owned(), |charge| charge.to_string());
+                format!("order {}: {}; its calls make {made}", shown(*order_id), payment.charged())
             });
             let captures = payment.charge.map_or(0, |charge| charge.captures);
             laws.check(Id::CapturedAtMostOnce, captures <= 1 && payment.captures <= 1, || {
