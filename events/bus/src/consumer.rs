@@ -38,6 +38,9 @@ pub trait Source: Send {
 
     /// Says that everything before `next` has been handled, here or by somebody else.
     fn seek(&mut self, topic: &str, partition: i64, next: i64);
+
+    /// Says that nothing before `next` was of interest, so that no transaction was worth it: the progress stands where it was.
+    fn pass_over(&mut self, topic: &str, partition: i64, next: i64);
 }
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -62,6 +65,10 @@ pub async fn consume<H: Consumer, S: Source>(
         match next {
             Ok(batch) => {
                 failures = 0;
+                if consumer.is_dull(&batch) {
+                    source.pass_over(&batch.topic, batch.partition, batch.next);
+                    continue;
+                }
                 let Some(next) = consumer.handle(&batch).await else { return };
                 source.seek(&batch.topic, batch.partition, next);
             }
@@ -84,6 +91,11 @@ struct Running<H: Consumer> {
 }
 
 impl<H: Consumer> Running<H> {
+    /// Whether the batch has messages, but none that this service does anything about.
+    fn is_dull(&self, batch: &Batch) -> bool {
+        !batch.messages.is_empty() && batch.messages.iter().all(|(_, message)| matches!(self.handler.accept(message), Ok(None)))
+    }
+
     /// Handles a batch to its end; tells the progress after it, or `None` when it is time to stop.
     async fn handle(&self, batch: &Batch) -> Option<i64> {
         match self.deliver(batch, None).await? {

@@ -3,8 +3,9 @@
 //! The log is durable and ordered already, so nothing is imitated. Woken by a level (the watched head) and read until empty,
 //! with a slow poll as a net.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use contract::Message;
 use eventlog::{Error, Log};
 use tokio::sync::watch;
 
@@ -41,6 +42,8 @@ pub struct Embedded {
     stored: i64,
     /// The next position to look at; at least `stored`.
     scanned: i64,
+    /// Messages were passed over since the progress was stored.
+    owed: bool,
 }
 
 impl Embedded {
@@ -55,7 +58,11 @@ impl Embedded {
         }
         let head = log.head();
         let topic = Self::topic(&log);
-        Ok(Self { log, head, topics, topic, stored: progress, scanned: progress.max(1) })
+        Ok(Self { log, head, topics, topic, stored: progress, scanned: progress.max(1), owed: false })
+    }
+
+    fn batch(&self, messages: Vec<(i64, Arc<Message>)>) -> Batch {
+        Batch { topic: self.topic.clone(), partition: 0, from: self.stored, next: self.scanned, messages }
     }
 
     /// Under which topic the progress of an embedded consumer is kept: the whole log is its one partition.
@@ -81,13 +88,17 @@ impl Source for Embedded {
                 self.scanned = row.position + 1;
             }
             if !messages.is_empty() || self.scanned - self.stored > SKIPPED_MAX {
-                let (topic, from, next) = (self.topic.clone(), self.stored, self.scanned);
-                return Ok(Batch { topic, partition: 0, from, next, messages });
+                return Ok(self.batch(messages));
             }
             if rows.is_empty() {
                 tokio::select! {
                     changed = self.head.changed() => changed.map_err(|_| Error::Closed)?,
-                    () = self.log.env().sleep(POLL) => self.log.refresh().await?,
+                    () = self.log.env().sleep(POLL) => {
+                        if self.owed {
+                            return Ok(self.batch(Vec::new()));
+                        }
+                        self.log.refresh().await?;
+                    }
                 }
             }
         }
@@ -96,5 +107,11 @@ impl Source for Embedded {
     fn seek(&mut self, _topic: &str, _partition: i64, next: i64) {
         self.stored = next;
         self.scanned = next.max(1);
+        self.owed = false;
+    }
+
+    fn pass_over(&mut self, _topic: &str, _partition: i64, _next: i64) {
+        // `scanned` is there already; the progress is stored with the next message, or when there is time.
+        self.owed = true;
     }
 }

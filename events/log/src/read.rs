@@ -270,9 +270,15 @@ impl Log {
         self.inner.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the readers; the writer closes its own connection when its task ends.
+    /// Closes the readers, once the writer's task has ended; a SQLite database is then one file, without its `-wal` beside it.
     pub async fn close(&self) {
         self.inner.readers.close().await;
+        // The last connection to close folds the write-ahead log into the file, if it may write.
+        if let Database::Sqlite(path) = &self.inner.database
+            && let Err(error) = async { self.inner.database.connect().await?.close().await }.await
+        {
+            tracing::warn!(database = %path.display(), %error, "the write-ahead log stays beside its database; the next start reads it");
+        }
     }
 }
 

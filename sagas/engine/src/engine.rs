@@ -125,7 +125,8 @@ impl<S: Saga> Engine<S> {
         match S::step(to) {
             Some(step) => {
                 self.ask(unit, meta, instance);
-                instance.stuck = self.flag_if_stuck(unit, meta, instance, step.name);
+                // A flag stays for as long as the wait does, also if the bound was raised meanwhile.
+                instance.stuck = (to == from && instance.stuck) || self.flag_if_stuck(unit, meta, instance, step.name);
                 Applied::Moved { ended: false }
             }
             None => {
@@ -168,10 +169,10 @@ impl<S: Saga> Engine<S> {
         }
     }
 
-    /// Whether the instance is stuck now; says so once.
+    /// Whether the instance is stuck from now on; says so.
     fn flag_if_stuck(&self, unit: &mut Unit<'_>, meta: &Meta, instance: &mut Instance<S>, step: &'static str) -> bool {
         let stuck = instance.attempt > self.patience.stuck_after;
-        if stuck && !instance.stuck {
+        if stuck {
             let event =
                 SagaStuck { saga: S::NAME.to_owned(), saga_id: instance.id, step: step.to_owned(), attempts: instance.attempt };
             append(unit, meta, instance, Some((topics::SAGA_EVENTS, instance.id.to_string())), event.into());

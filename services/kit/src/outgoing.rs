@@ -11,9 +11,8 @@ use std::{
 
 use contract::Timestamp;
 use eventlog::{Database, Env, Error, Log, backoff};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream};
 use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::Tasks;
@@ -27,28 +26,17 @@ const POLL: Duration = Duration::from_secs(1);
 /// The shortest pause between two looks, so that an outage of the other side is no storm on the database.
 const POLL_MIN: Duration = Duration::from_millis(5);
 
-/// One thing to send, with what its result is appended under.
-pub trait Outgoing: Send + 'static {
-    /// The same whenever it is claimed: it is not sent twice at the same time.
-    fn id(&self) -> Uuid;
-}
-
-/// What came of sending one thing.
-#[derive(Debug)]
-pub enum Sent<T> {
-    /// It is not to be sent again.
-    Ended,
-    /// It is due again after a pause.
-    Postponed,
-    /// The next one follows from it.
-    Next(T),
-}
-
 /// Sends what one service has to send, and records what came of it.
 pub trait Courier: Send + Sync + 'static {
-    type Item: Outgoing;
+    /// One thing to send, with what its result is appended under.
+    type Item: Send + 'static;
     /// What is sent, as the name of the tasks and for the log.
     const WHAT: &'static str;
+
+    /// The same whenever the item is claimed: what has one id is not sent twice at the same time.
+    fn id(item: &Self::Item) -> Uuid;
+
+    fn log(&self) -> &Log;
 
     /// Sends one item, in bounded time, and hands the result to the writer. After an error it is due when its claim ends.
     fn send(&self, item: Self::Item) -> impl Future<Output = Result<Sent<Self::Item>, Error>> + Send;
@@ -60,29 +48,39 @@ pub trait Courier: Send + Sync + 'static {
     fn claim(&self, before: Timestamp, limit: i64) -> impl Future<Output = Result<Vec<Self::Item>, Error>> + Send;
 }
 
-/// The door to what this process sends. Cheap to clone.
-pub struct Queue<T> {
-    waiting: mpsc::Sender<T>,
+/// What came of sending one item.
+pub enum Sent<T> {
+    /// It is not to be sent again.
+    Ended,
+    /// It is due again after a pause.
+    Postponed,
+    /// This follows from it, and is committed.
+    Next(T),
+}
+
+/// The door to what a process sends. Cheap to clone.
+pub struct Queue<C: Courier> {
+    waiting: mpsc::Sender<C::Item>,
     /// Items queued or under way here.
     busy: Arc<Mutex<HashSet<Uuid>>>,
 }
 
-impl<T> Clone for Queue<T> {
+impl<C: Courier> Clone for Queue<C> {
     fn clone(&self) -> Self {
         Self { waiting: self.waiting.clone(), busy: self.busy.clone() }
     }
 }
 
-impl<T: Outgoing> Queue<T> {
-    /// The door, and what comes in there, for [`start`].
-    pub fn new() -> (Self, mpsc::Receiver<T>) {
+impl<C: Courier> Queue<C> {
+    /// The door and what comes in there, for [`start`].
+    pub fn new() -> (Self, mpsc::Receiver<C::Item>) {
         let (waiting, items) = mpsc::channel(QUEUE_MAX);
         (Self { waiting, busy: Arc::default() }, items)
     }
 
     /// Takes a committed item; drops what is under way already or does not fit, for the due loop to find. Never blocks.
-    pub fn send(&self, item: T) {
-        let id = item.id();
+    pub fn send(&self, item: C::Item) {
+        let id = C::id(&item);
         if self.busy().insert(id) && self.waiting.try_send(item).is_err() {
             self.busy().remove(&id);
         }
@@ -93,24 +91,21 @@ impl<T: Outgoing> Queue<T> {
     }
 }
 
-/// How much at a time, and how long a claimed item is left to the process that claimed it.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub concurrency: u32,
-    pub lease: Duration,
-}
-
-/// Starts to send what comes into `queue` and what is due in the database of `log`.
+/// Sends what comes in and what is due, `concurrency` at a time, until the tasks are to end; what is under way then is
+/// dropped. A claimed item is left for a `lease` to whoever claimed it.
 pub fn start<C: Courier>(
     courier: C,
-    (queue, items): (Queue<C::Item>, mpsc::Receiver<C::Item>),
-    bounds: Bounds,
-    log: Log,
+    queue: Queue<C>,
+    items: mpsc::Receiver<C::Item>,
+    concurrency: u32,
+    lease: Duration,
     tasks: &Tasks,
 ) {
-    let office = Arc::new(Office { courier, queue, bounds, log, postponed: Notify::new() });
-    tasks.spawn(C::WHAT, office.clone().run(items, tasks.stopping()));
-    tasks.spawn(C::WHAT, office.run_due(tasks.stopping()));
+    let office = Arc::new(Office { courier, queue, lease, postponed: Notify::new() });
+    let (stopping, due) = (tasks.stopping(), office.clone());
+    tasks.spawn(C::WHAT, async move { _ = stopping.run_until_cancelled(due.run_due()).await });
+    let stopping = tasks.stopping();
+    tasks.spawn(C::WHAT, async move { _ = stopping.run_until_cancelled(office.run(items, concurrency as usize)).await });
 }
 
 /// What `future` gives within a time; `None` if it takes longer, and then it is dropped.
@@ -124,29 +119,19 @@ pub async fn within<T>(env: &Env, time: Duration, future: impl Future<Output = T
 
 struct Office<C: Courier> {
     courier: C,
-    queue: Queue<C::Item>,
-    bounds: Bounds,
-    log: Log,
+    queue: Queue<C>,
+    lease: Duration,
     /// Something is due at another time than the due loop knows.
     postponed: Notify,
 }
 
 impl<C: Courier> Office<C> {
-    /// Sends what is queued until `stop`; what is under way then is dropped.
-    async fn run(self: Arc<Self>, mut items: mpsc::Receiver<C::Item>, stop: CancellationToken) {
-        let mut running = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                Some(()) = running.next(), if !running.is_empty() => {}
-                Some(item) = items.recv(), if running.len() < self.bounds.concurrency as usize => running.push(self.send(item)),
-            }
-        }
+    async fn run(&self, mut items: mpsc::Receiver<C::Item>, concurrency: usize) {
+        stream::poll_fn(|context| items.poll_recv(context)).for_each_concurrent(concurrency, |item| self.send(item)).await;
     }
 
     async fn send(&self, item: C::Item) {
-        let id = item.id();
+        let id = C::id(&item);
         let sent = self.courier.send(item).await;
         self.queue.busy().remove(&id);
         match sent {
@@ -158,12 +143,11 @@ impl<C: Courier> Office<C> {
         }
     }
 
-    /// Claims what is due, at the start and whenever something is, until `stop`.
-    async fn run_due(self: Arc<Self>, stop: CancellationToken) {
-        let env = self.log.env();
+    /// Claims what is due, at the start and whenever something is.
+    async fn run_due(&self) {
+        let (log, mut failures) = (self.courier.log(), 0);
         // One process at a time has a SQLite database: whatever is open at its start, nobody is sending.
-        let mut orphans = matches!(self.log.database(), Database::Sqlite(_)).then(|| env.now().plus(self.bounds.lease));
-        let mut failures = 0;
+        let mut orphans = matches!(log.database(), Database::Sqlite(_)).then(|| log.env().now().plus(self.lease));
         loop {
             let wait = match self.claim(orphans).await {
                 Ok(Some(wait)) => {
@@ -174,26 +158,17 @@ impl<C: Courier> Office<C> {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(what = C::WHAT, %error, attempt = failures, "can't look for what is due");
-                    backoff(env, failures, POLL_MIN, POLL)
+                    backoff(log.env(), failures, POLL_MIN, POLL)
                 }
             };
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = env.sleep(POLL_MIN.min(wait)) => {}
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                () = self.postponed.notified() => {}
-                () = env.sleep(wait.saturating_sub(POLL_MIN)) => {}
-            }
+            log.env().sleep(POLL_MIN).await;
+            within(log.env(), wait.saturating_sub(POLL_MIN), self.postponed.notified()).await;
         }
     }
 
     /// Claims a batch; tells how long nothing more is due, or nothing if there may be more.
     async fn claim(&self, orphans: Option<Timestamp>) -> Result<Option<Duration>, Error> {
-        let now = self.log.env().now();
+        let now = self.courier.log().env().now();
         let before = orphans.unwrap_or(Timestamp(now.0 + 1));
         let Some(next) = self.courier.next_due().await? else { return Ok(Some(POLL)) };
         // What waits here already would only be claimed again and again.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use contract::{Meta, Timestamp};
-use eventlog::{Error, Job, Writer};
-use kit::outgoing::{self, Courier, Sent, within};
+use eventlog::{Error, Job, Log, Writer};
+use kit::outgoing::{Courier, Sent, within};
 use uuid::Uuid;
 
 use crate::{
@@ -25,15 +25,6 @@ pub(crate) struct Outgoing {
     pub attempts: u32,
 }
 
-impl outgoing::Outgoing for Outgoing {
-    fn id(&self) -> Uuid {
-        self.letter.notification_id.0
-    }
-}
-
-/// Where letters are handed in.
-pub(crate) type Queue = outgoing::Queue<Outgoing>;
-
 /// What carries the letters.
 pub(crate) struct Delivery {
     pub channel: Arc<dyn Channel>,
@@ -45,9 +36,17 @@ impl Courier for Delivery {
     type Item = Outgoing;
     const WHAT: &'static str = "deliveries";
 
+    fn id(outgoing: &Outgoing) -> Uuid {
+        outgoing.letter.notification_id.0
+    }
+
+    fn log(&self) -> &Log {
+        self.writer.log()
+    }
+
     async fn send(&self, outgoing: Outgoing) -> Result<Sent<Outgoing>, Error> {
         let Outgoing { letter, meta, attempts } = outgoing;
-        let result = within(self.writer.log().env(), self.config.timeout(), self.channel.deliver(&letter)).await;
+        let result = within(self.log().env(), self.config.timeout(), self.channel.deliver(&letter)).await;
         let result = result.unwrap_or_else(|| Err("the channel did not answer in time".to_owned()));
         let (order_id, notification_id) = (letter.order_id, letter.notification_id);
         if let Err(reason) = &result {
@@ -60,7 +59,7 @@ impl Courier for Delivery {
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, Error> {
-        store::next_due(self.writer.log()).await
+        store::next_due(self.log()).await
     }
 
     async fn claim(&self, before: Timestamp, limit: i64) -> Result<Vec<Outgoing>, Error> {

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use contract::{CustomerId, Message, Meta, NotificationId, OrderId, Timestamp, notification::Event, order, topics};
 use eventlog::{Error, Job, New, Unit, backoff};
+use kit::outgoing::Queue;
 use uuid::Uuid;
 
 use crate::{
     Config,
     channel::Letter,
-    delivery::{Desk, Outgoing},
+    delivery::{Delivery, Outgoing},
     domain::{Decision, Input, Notification},
     store::{self, Row},
     template::{self, Text},
@@ -47,15 +48,15 @@ pub(crate) enum Outcome {
 
 /// Decides the notification service's work.
 pub struct Handler {
-    desk: Desk,
+    letters: Queue<Delivery>,
     config: Config,
 }
 
 type Rows = BTreeMap<OrderId, Vec<Row>>;
 
 impl Handler {
-    pub(crate) fn new(desk: Desk, config: Config) -> Self {
-        Self { desk, config }
+    pub(crate) fn new(letters: Queue<Delivery>, config: Config) -> Self {
+        Self { letters, config }
     }
 
     /// Everything that the batch is about, in memory; and which orders are due.
@@ -169,7 +170,7 @@ impl eventlog::Handler for Handler {
     fn committed(&self, done: Vec<Done>) {
         for done in done {
             if let Outcome::Deliver(outgoing) = done.0 {
-                self.desk.send(*outgoing);
+                self.letters.send(*outgoing);
             }
         }
     }

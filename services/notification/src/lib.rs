@@ -21,13 +21,13 @@ mod template;
 use std::sync::Arc;
 
 use eventlog::{Migration, Opened, Writer, WriterLimits};
-use tokio::sync::Notify;
 
 pub use config::Config;
 pub use handler::{Done, Handler, Work};
 
 use channel::Channel;
-use delivery::{Delivery, Desk};
+use delivery::Delivery;
+use kit::outgoing::{self, Queue};
 
 /// The service's tables.
 pub const MIGRATIONS: &[Migration] = &[Migration {
@@ -56,13 +56,12 @@ pub struct Service {
 /// Builds the service and starts its writer and its deliveries; whatever was queued goes on.
 pub fn build(deps: Deps) -> Service {
     let Deps { opened, tasks, channel, config } = deps;
-    let (desk, queue) = Desk::new();
-    let handler = Arc::new(Handler::new(desk.clone(), config.clone()));
+    let (queue, letters) = Queue::new();
+    let handler = Arc::new(Handler::new(queue.clone(), config.clone()));
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     tasks.spawn("notification writer", task);
-    let delivery = Arc::new(Delivery { desk, channel, writer: writer.clone(), config, postponed: Notify::new() });
-    tasks.spawn("deliveries", delivery.clone().run(queue, tasks.stopping()));
-    tasks.spawn("due deliveries", delivery.run_due(tasks.stopping()));
+    let (concurrency, lease) = (config.concurrency, config.lease());
+    outgoing::start(Delivery { channel, writer: writer.clone(), config }, queue, letters, concurrency, lease, &tasks);
     let routes = http::routes(writer.log().clone());
     Service { handler, writer, routes }
 }

@@ -5,9 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use contract::{Meta, Timestamp};
-use eventlog::{Env, Error, Job, Writer, backoff};
-use kit::outgoing::{self, Courier, Sent, within};
+use contract::{Meta, OrderId, Timestamp};
+use eventlog::{Env, Error, Job, Log, Writer, backoff};
+use kit::outgoing::{Courier, Sent, within};
 use uuid::Uuid;
 
 use crate::{
@@ -22,21 +22,12 @@ use crate::{
 /// How often a call is looked up whose key has expired.
 const LOOKUP_EVERY: Duration = Duration::from_secs(60);
 
-/// A call with the intent that its answer is appended under.
+/// A call with the open intent that its answer is appended under.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub call: Call,
-    pub intent: OpenCall,
+    pub open: OpenCall,
 }
-
-impl outgoing::Outgoing for Outgoing {
-    fn id(&self) -> Uuid {
-        self.intent.id.0
-    }
-}
-
-/// Where calls are handed in.
-pub(crate) type Queue = outgoing::Queue<Outgoing>;
 
 /// What makes the calls.
 pub(crate) struct Calls {
@@ -50,18 +41,26 @@ impl Courier for Calls {
     type Item = Outgoing;
     const WHAT: &'static str = "payment calls";
 
+    fn id(outgoing: &Outgoing) -> Uuid {
+        outgoing.open.intent.0
+    }
+
+    fn log(&self) -> &Log {
+        self.writer.log()
+    }
+
     async fn send(&self, outgoing: Outgoing) -> Result<Sent<Outgoing>, Error> {
-        let Outgoing { call, intent } = outgoing;
-        let expired = self.env().now().since(intent.opened) >= self.config.key_lifetime();
+        let Outgoing { call, open } = outgoing;
+        let expired = self.env().now().since(open.opened) >= self.config.key_lifetime();
         let answer = if expired { self.look_up(&call).await } else { self.ask(&call).await };
         match answer {
-            Answer::Definitive(verdict) => self.settle(call, intent, verdict).await,
-            Answer::Unknown(why) => self.postpone(call, intent, expired, &why).await,
+            Answer::Definitive(verdict) => self.settle(call.order_id, open, verdict).await,
+            Answer::Unknown(why) => self.postpone(&call, &open, expired, &why).await,
         }
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, Error> {
-        store::next_due(self.writer.log()).await
+        store::next_due(self.log()).await
     }
 
     async fn claim(&self, before: Timestamp, limit: i64) -> Result<Vec<Outgoing>, Error> {
@@ -74,7 +73,7 @@ impl Courier for Calls {
 
 impl Calls {
     fn env(&self) -> &Env {
-        self.writer.log().env()
+        self.log().env()
     }
 
     async fn submit(&self, kind: Kind, meta: Meta) -> Result<Outcome, Error> {
@@ -100,17 +99,16 @@ impl Calls {
         }
     }
 
-    async fn settle(&self, call: Call, intent: OpenCall, verdict: Verdict) -> Result<Sent<Outgoing>, Error> {
-        let order_id = call.order_id;
-        match self.submit(Kind::Settled { order_id, verdict }, intent.meta(order_id)).await? {
+    async fn settle(&self, order_id: OrderId, open: OpenCall, verdict: Verdict) -> Result<Sent<Outgoing>, Error> {
+        match self.submit(Kind::Settled { order_id, verdict }, open.meta(order_id)).await? {
             Outcome::Call(next) => Ok(Sent::Next(*next)),
             _ => Ok(Sent::Ended),
         }
     }
 
-    async fn postpone(&self, call: Call, intent: OpenCall, expired: bool, why: &str) -> Result<Sent<Outgoing>, Error> {
-        let (Call { order_id, operation, .. }, OpenCall { tries, stuck, .. }) = (call, intent);
-        if expired && !stuck {
+    async fn postpone(&self, call: &Call, open: &OpenCall, expired: bool, why: &str) -> Result<Sent<Outgoing>, Error> {
+        let (order_id, operation, tries) = (call.order_id, call.operation, open.tries);
+        if expired && !open.stuck {
             tracing::error!(order.id = %order_id, operation = operation.as_str(), why,
                 "payment call is stuck: its idempotency key has expired; look it up at the provider");
         } else {

@@ -14,10 +14,11 @@ use contract::{
     topics,
 };
 use eventlog::{Error, Job, New, Stored, Unit};
+use kit::outgoing::Queue;
 use uuid::Uuid;
 
 use crate::{
-    caller::{Caller, Outgoing},
+    caller::{Calls, Outgoing},
     domain::{Input, Verdict},
     provider::{
         self, Call,
@@ -73,14 +74,14 @@ pub(crate) enum Outcome {
 
 /// Decides the payment service's work.
 pub struct Handler {
-    caller: Caller,
+    calls: Queue<Calls>,
     /// How long a recorded or claimed intent is left to this process.
     lease: Duration,
 }
 
 impl Handler {
-    pub(crate) fn new(caller: Caller, lease: Duration) -> Self {
-        Self { caller, lease }
+    pub(crate) fn new(calls: Queue<Calls>, lease: Duration) -> Self {
+        Self { calls, lease }
     }
 
     /// Everything of the batch that is about payments, in memory.
@@ -231,7 +232,7 @@ impl eventlog::Handler for Handler {
     fn committed(&self, done: Vec<Done>) {
         for done in done {
             if let Outcome::Call(call) = done.0 {
-                self.caller.send(*call);
+                self.calls.send(*call);
             }
         }
     }
@@ -263,8 +264,8 @@ fn order_of(command: &Command) -> OrderId {
 
 /// The open call of a row, ready to go out.
 fn outgoing(row: &Row) -> Option<Outgoing> {
-    let (order_id, open) = (row.payment.order_id, row.open_call.as_ref()?);
+    let (order_id, open) = (row.payment.order_id, row.open_call.clone()?);
     let (operation, amount, token) = (row.payment.open?, row.payment.amount?, row.token.clone()?);
     let call = Call { operation, order_id, amount, token, key: provider::key(order_id, operation) };
-    Some(Outgoing { call, meta: open.meta(order_id), opened: open.opened, tries: open.tries, stuck: open.stuck })
+    Some(Outgoing { call, open })
 }

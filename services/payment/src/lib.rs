@@ -20,12 +20,12 @@ mod store;
 use std::sync::Arc;
 
 use eventlog::{Migration, Opened, Writer, WriterLimits};
-use tokio::sync::Notify;
 
 pub use config::Config;
 pub use handler::{Done, Handler, Work};
 
-use caller::{Caller, Calls};
+use caller::Calls;
+use kit::outgoing::{self, Queue};
 use provider::{Provider, simulator::Simulator};
 
 /// The service's tables.
@@ -55,19 +55,17 @@ pub struct Service {
 /// Builds the service and starts its writer and its calls; whatever was open goes on.
 pub fn build(deps: Deps) -> Service {
     let Deps { opened, tasks, metrics, provider, config } = deps;
-    let (caller, queue) = Caller::new();
-    let handler = Arc::new(Handler::new(caller.clone(), config.lease()));
+    let (queue, calls) = Queue::new();
+    let handler = Arc::new(Handler::new(queue.clone(), config.lease()));
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     tasks.spawn("payment writer", task);
     let provider = match provider {
         Provider::BuiltIn => Arc::new(Simulator::new(writer.clone(), &config)),
         Provider::Given(provider) => provider,
     };
-    let metrics = metrics::Metrics::new(&metrics);
-    let calls = Calls { caller, provider, writer: writer.clone(), config, metrics, postponed: Notify::new() };
-    let calls = Arc::new(calls);
-    tasks.spawn("payment calls", calls.clone().run(queue, tasks.stopping()));
-    tasks.spawn("due payment calls", calls.run_due(tasks.stopping()));
+    let (concurrency, lease, metrics) = (config.concurrency, config.lease(), metrics::Metrics::new(&metrics));
+    let caller = Calls { provider, writer: writer.clone(), config, metrics };
+    outgoing::start(caller, queue, calls, concurrency, lease, &tasks);
     let routes = http::routes(writer.log().clone());
     Service { handler, writer, routes }
 }

@@ -46,8 +46,8 @@ impl Row {
 
 impl OpenCall {
     /// Why the answer to this call is appended.
-    pub(crate) fn meta(&self, order_id: OrderId) -> Meta {
-        Meta { cause: Some(self.intent), correlation: Some(order_id.0), trace: self.trace.clone(), actor: None }
+    pub(crate) fn meta(self, order_id: OrderId) -> Meta {
+        Meta { cause: Some(self.intent), correlation: Some(order_id.0), trace: self.trace, actor: None }
     }
 }
 

@@ -35,9 +35,6 @@ use trail::Trails;
 pub(crate) struct Options {
     /// Ask also what holds only of a system at rest: all ended, nothing open, nothing waiting.
     pub settled: bool,
-    /// Whether the report is wanted as JSON.
-    #[expect(dead_code, reason = "whoever asked prints the report")]
-    pub json: bool,
     /// The five services by name, each with its database.
     pub services: Vec<(&'static str, Database)>,
 }

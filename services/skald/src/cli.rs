@@ -16,9 +16,9 @@ use crate::{audit, demo, up};
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log to stderr: off, error, warn, info, debug or trace
-    #[arg(long, global = true, env = "SKALD_LOG", default_value = "info")]
-    log: LevelFilter,
+    /// What to log to stderr: off, error, warn, info, debug or trace [default: info; demo and audit: warn]
+    #[arg(long, global = true, env = "SKALD_LOG")]
+    log: Option<LevelFilter>,
     /// Log as JSON, one object a line
     #[arg(long, global = true, env = "SKALD_LOG_JSON")]
     log_json: bool,
@@ -63,7 +63,12 @@ pub(crate) const EXIT_VERDICT: u8 = 1;
 pub(crate) const EXIT_ENVIRONMENT: u8 = 3;
 
 pub(crate) fn run(cli: Cli) -> ExitCode {
-    kit::log::init_logging(cli.log_json, cli.log);
+    // Beside a table and a progress bar only what goes wrong is worth a line.
+    let level = match cli.command {
+        Command::Up(_) => LevelFilter::INFO,
+        Command::Demo(_) | Command::Audit(_) => LevelFilter::WARN,
+    };
+    kit::log::init_logging(cli.log_json, cli.log.unwrap_or(level));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return environment(&error),
@@ -82,7 +87,11 @@ pub(crate) fn environment(error: &(dyn std::error::Error + 'static)) -> ExitCode
     let mut sentence = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let _ = write!(sentence, ": {cause}");
+        // Some libraries repeat their cause in their own words.
+        let cause_text = cause.to_string();
+        if !sentence.ends_with(&cause_text) {
+            let _ = write!(sentence, ": {cause_text}");
+        }
         source = cause.source();
     }
     eprintln!("error: {sentence}");
@@ -104,7 +113,7 @@ async fn serve(args: UpArgs) -> ExitCode {
 }
 
 async fn check(args: AuditArgs) -> ExitCode {
-    let options = audit::Options { settled: args.settled, json: args.json, services: up::databases(&args.data) };
+    let options = audit::Options { settled: args.settled, services: up::databases(&args.data) };
     match audit::run(&options).await {
         Ok(report) => {
             println!("{}", if args.json { report.to_json().to_string() } else { report.print_table() });

@@ -247,7 +247,7 @@ impl Demo<'_> {
 
     /// The settled audit: asked again while what follows the last orders' end is still on its way.
     async fn settled(&self) -> Result<audit::Report, Error> {
-        let options = audit::Options { settled: true, json: false, services: up::databases(&self.data) };
+        let options = audit::Options { settled: true, services: up::databases(&self.data) };
         let began = self.env.now();
         loop {
             let report = audit::run(&options).await?;

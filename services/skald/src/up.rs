@@ -273,12 +273,18 @@ impl Running {
             Some(password) => writeln!(told, "first admin    {} with the password {password} (shown only now)", self.admin_email),
             None => writeln!(told, "first admin    {}", self.admin_email),
         };
-        let _ = writeln!(told, "configuration");
-        let _ = writeln!(told, "  {:?}", services.order);
-        let _ = writeln!(told, "  {:?}", services.product);
-        let _ = writeln!(told, "  {:?}", services.payment);
-        let _ = writeln!(told, "  {:?}", services.user);
-        let _ = writeln!(told, "  {:?}", services.notification);
+        let knobs: [(&str, &dyn std::fmt::Debug); 5] = [
+            ("order", &services.order),
+            ("product", &services.product),
+            ("payment", &services.payment),
+            ("user", &services.user),
+            ("notification", &services.notification),
+        ];
+        for (service, config) in knobs {
+            let config = format!("{config:?}");
+            let values = config.strip_prefix("Config { ").and_then(|config| config.strip_suffix(" }")).unwrap_or(&config);
+            let _ = writeln!(told, "{service:<14} {values}");
+        }
         told
     }
 

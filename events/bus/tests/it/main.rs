@@ -184,6 +184,21 @@ async fn other_topics_dull_messages_and_poison_do_not_stop_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_without_interest_cost_no_transaction_each_but_are_not_looked_at_for_ever() {
+    let (source_db, sink_db) = (TestDatabase::fresh().await, TestDatabase::fresh().await);
+    let (source, sink) = (Running::start("source", &source_db).await, Running::start("sink", &sink_db).await);
+    source.append(1, &[(EVENTS, "dull"); 50]).await;
+    let stop = CancellationToken::new();
+    let consumer = sink.consume(source.writer.log(), &stop).await;
+    until("the progress is stored once there is time", async || sink.progress(source.writer.log()).await == 51).await;
+    assert_eq!(sink.writer.log().commits(), 1);
+    stop.cancel();
+    consumer.await.unwrap();
+    sink.stop().await;
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_never_poison() {
     let (source_db, sink_db) = (TestDatabase::fresh().await, TestDatabase::fresh().await);
     let (source, sink) = (Running::start("source", &source_db).await, Running::start("sink", &sink_db).await);

@@ -117,6 +117,12 @@ impl<'s> Asked<'s> {
         answer
     }
 
+    pub(crate) async fn text(self) -> String {
+        let (_, response) = self.respond(Body::empty()).await;
+        assert_eq!(response.status().as_u16(), 200);
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
     /// Opens a stream of events.
     pub(crate) async fn events(self) -> Events {
         let (_, response) = self.respond(Body::empty()).await;

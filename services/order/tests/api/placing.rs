@@ -49,8 +49,7 @@ async fn the_trace_of_a_request_is_in_every_row_that_follows() {
         assert_eq!((row.meta.correlation, row.meta.actor.clone()), (Some(id.0), Some(ALICE.actor())), "{}", row.kind);
     }
     // What a deadline asks belongs to the same trace, and nobody asked for it.
-    shop.passes(Duration::from_secs(5), id, |_| true).await;
-    shop.logged("product.ReserveStock", 2).await;
+    shop.asks_again(Duration::from_secs(5), id).await;
     let last = shop.rows().await.pop().unwrap();
     assert_eq!((last.meta.trace.id(), last.meta.actor.as_ref()), (Some(TRACE), None));
 }

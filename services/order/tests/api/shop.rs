@@ -251,6 +251,11 @@ impl Shop {
         Asked::new(self, "POST", path.as_ref())
     }
 
+    /// What is no JSON.
+    pub(crate) async fn text(&self, path: &str) -> String {
+        self.get(path).by(None).text().await
+    }
+
     /// A placement with a key of its own.
     pub(crate) fn placing(&self) -> Asked<'_> {
         let number = self.keys.fetch_add(1, Ordering::Relaxed);
@@ -295,6 +300,8 @@ impl Shop {
 
     /// Everything that is in the log.
     pub(crate) async fn rows(&self) -> Vec<Arc<Message>> {
+        // Another process may have appended too.
+        self.log().refresh().await.unwrap();
         self.log().after(0, 100_000).await.unwrap()
     }
 
@@ -330,16 +337,25 @@ impl Shop {
         tokio::time::timeout(DEADLINE, logged).await.unwrap_or_else(|_| panic!("{count} rows of {kind} come"))
     }
 
-    /// Moves the clock on, until the order is as wanted.
+    /// Moves the clock on, and on, until the order is as wanted.
     pub(crate) async fn passes(&self, time: Duration, id: OrderId, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.until(time, async || Some(self.order(id).await).filter(|order| wanted(order))).await
+    }
+
+    /// Moves the clock on until one more command is asked.
+    pub(crate) async fn asks_again(&self, time: Duration, id: OrderId) {
+        let asked = self.asked(id).await.len();
+        self.until(time, async || (self.asked(id).await.len() > asked).then_some(())).await;
+    }
+
+    async fn until<T>(&self, time: Duration, reached: impl AsyncFn() -> Option<T>) -> T {
         let mut head = self.log().head();
         self.clock.advance(time);
-        let passes = async {
+        let reaching = async {
             loop {
                 head.mark_unchanged();
-                let order = self.order(id).await;
-                if wanted(&order) {
-                    return order;
+                if let Some(reached) = reached().await {
+                    return reached;
                 }
                 // The timer may have been looking just when the clock was moved; then it sleeps once more.
                 if tokio::time::timeout(MOMENT, head.changed()).await.is_err() {
@@ -347,7 +363,7 @@ impl Shop {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, passes).await.expect("the order gets there")
+        tokio::time::timeout(DEADLINE, reaching).await.expect("it gets there in time")
     }
 
     /// Delivers a participant's reply, as the bus would.

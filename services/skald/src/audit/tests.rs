@@ -11,7 +11,7 @@ use super::{Error, Options, Report, run};
 use shop::Shop;
 
 async fn audited(settled: bool, services: Vec<(&'static str, Database)>) -> Report {
-    run(&Options { settled, json: false, services }).await.unwrap()
+    run(&Options { settled, services }).await.unwrap()
 }
 
 /// A shop at rest.
@@ -83,14 +83,14 @@ async fn a_shop_that_is_serving_holds_too() {
 async fn a_database_that_is_missing_or_anothers_is_told_by_name() {
     let directory = TempDir::new().unwrap();
     let database = Database::Sqlite(directory.path().join("order.db"));
-    let missing = run(&Options { settled: false, json: false, services: vec![("order", database.clone())] }).await;
+    let missing = run(&Options { settled: false, services: vec![("order", database.clone())] }).await;
     assert!(matches!(missing, Err(Error::Missing { service: "order", .. })), "{missing:?}");
     assert!(!directory.path().join("order.db").exists(), "an audit makes nothing");
 
     eventlog::Log::open(database.clone(), "payment", &[], eventlog::Env::system()).await.unwrap();
-    let others = run(&Options { settled: false, json: false, services: vec![("order", database)] }).await;
+    let others = run(&Options { settled: false, services: vec![("order", database)] }).await;
     assert!(matches!(others, Err(Error::OtherService { .. })), "{others:?}");
-    let none = run(&Options { settled: false, json: false, services: vec![] }).await;
+    let none = run(&Options { settled: false, services: vec![] }).await;
     assert!(matches!(none, Err(Error::Unnamed("order"))), "{none:?}");
 }
 

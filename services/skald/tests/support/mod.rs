@@ -211,6 +211,11 @@ impl Person {
         self.client.get(path).await.unwrap().into()
     }
 
+    /// A body that is not JSON.
+    pub(crate) async fn text(&mut self, path: &str) -> String {
+        String::from_utf8_lossy(&self.client.get(path).await.unwrap().body).into_owned()
+    }
+
     pub(crate) async fn post(&mut self, path: &str, key: &str, body: &Value) -> Answer {
         self.try_post(path, key, body, 0).await.unwrap()
     }

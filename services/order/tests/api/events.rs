@@ -1,0 +1,94 @@
+//! An order as it happens: order, ids, resuming, and the end of the stream.
+
+use contract::OrderId;
+use serde_json::Value;
+
+use crate::shop::{OPERATOR, Shop, authorized, captured, committed, reserved};
+
+/// The ids of a stream's events, which are the versions of the saga's rows.
+fn ids(from: i64, to: i64) -> Vec<String> {
+    (from..=to).map(|version| version.to_string()).collect()
+}
+
+async fn history(shop: &Shop, id: OrderId) -> Vec<Value> {
+    shop.get(format!("/v1/orders/{id}/history")).empty().await.is(200).body["items"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_stream_tells_an_order_as_it_happens_and_ends_with_it() {
+    let shop = Shop::open().await;
+    let id = shop.place().await;
+    let mut stream = shop.get(format!("/v1/orders/{id}/events")).events().await;
+    let mut told = stream.take(3).await;
+    // Another client, and another order: neither disturbs.
+    let other = shop.get(format!("/v1/orders/{id}/events")).by(OPERATOR).events().await;
+    shop.place().await;
+    for (reply, rows) in [(reserved(id), 2), (authorized(id), 2), (captured(id), 2)] {
+        shop.say(reply).await;
+        told.extend(stream.take(rows).await);
+    }
+    shop.say(committed(id)).await;
+    told.extend(stream.rest().await);
+    assert_eq!(told.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), ids(1, 11));
+    let history = history(&shop, id).await;
+    assert_eq!(told.iter().map(|event| event.data.clone()).collect::<Vec<_>>(), history);
+    assert!(told.iter().all(|event| event.data["message"] == event.name.as_str()));
+    assert_eq!(told.last().unwrap().name, "saga.SagaEnded");
+    assert_eq!(other.rest().await, told);
+}
+
+#[tokio::test]
+async fn an_order_that_has_ended_is_told_to_its_end() {
+    let shop = Shop::open().await;
+    let id = shop.place_until("Cancelled").await;
+    let told = shop.get(format!("/v1/orders/{id}/events")).events().await.rest().await;
+    let history = history(&shop, id).await;
+    assert_eq!(told.into_iter().map(|event| event.data).collect::<Vec<_>>(), history);
+}
+
+#[tokio::test]
+async fn who_comes_back_goes_on_after_the_last_event() {
+    let shop = Shop::open().await;
+    let id = shop.place_until("Confirmed").await;
+    let path = format!("/v1/orders/{id}/events");
+    let whole = shop.get(&path).events().await.rest().await;
+    for (seen, last) in whole.iter().enumerate() {
+        let rest = shop.get(&path).header("last-event-id", &last.id).events().await.rest().await;
+        assert_eq!(rest, whole[seen + 1..], "after event {}", last.id);
+    }
+    let rest = shop.get(&path).header("last-event-id", "0").events().await.rest().await;
+    assert_eq!(rest, whole);
+}
+
+#[tokio::test]
+async fn who_comes_back_to_an_open_order_hears_what_comes() {
+    let shop = Shop::open().await;
+    let id = shop.place_until("CommittingStock").await;
+    let path = format!("/v1/orders/{id}/events");
+    let newest = history(&shop, id).await.len();
+    let stream = shop.get(&path).header("last-event-id", &newest.to_string()).events().await;
+    shop.say(committed(id)).await;
+    let rest = stream.rest().await;
+    assert_eq!(rest.iter().map(|event| event.name.as_str()).collect::<Vec<_>>(), ["saga.SagaMoved", "saga.SagaEnded"]);
+}
+
+#[tokio::test]
+async fn an_event_that_was_never_told_is_refused() {
+    let shop = Shop::open().await;
+    for id in [shop.place().await, shop.place_until("Confirmed").await] {
+        for last in ["", "x", "-1", "1.5", "12", "9223372036854775807", "9223372036854775808", "ü"] {
+            let refused = shop.get(format!("/v1/orders/{id}/events")).header("last-event-id", last).empty().await;
+            refused.names("Last-Event-ID");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_service_stops() {
+    let shop = Shop::open().await;
+    let id = shop.place().await;
+    let mut stream = shop.get(format!("/v1/orders/{id}/events")).events().await;
+    stream.take(3).await;
+    shop.tasks().stop(std::time::Duration::from_millis(1)).await;
+    assert_eq!(stream.next().await, None);
+}
