@@ -5,6 +5,7 @@ mod support;
 
 mod costs;
 mod demo;
+mod disk;
 mod orders;
 mod start;
 mod stock;

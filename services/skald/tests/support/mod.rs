@@ -68,8 +68,28 @@ pub(crate) struct System {
 impl System {
     /// Starts on `home/data`; what was there before is gone on with. `knobs` are environment variables.
     pub(crate) fn start(home: &Path, knobs: &[(&str, &str)]) -> Self {
+        Self::start_by(skald(), home, knobs)
+    }
+
+    /// The same where no file may grow past so many kilobytes: to SQLite that is a disk that is full.
+    pub(crate) fn start_on_a_small_disk(home: &Path, kilobytes: u32) -> Self {
+        let whole = skald();
+        let mut command = Command::new("sh");
+        // Without the trap the signal would end the process, where a full disk only fails the write. `ulimit` counts 512 bytes.
+        let limited = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kilobytes * 2);
+        command.args(["-c", &limited]).arg(whole.get_program());
+        for (name, value) in whole.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self::start_by(command, home, &[])
+    }
+
+    fn start_by(mut command: Command, home: &Path, knobs: &[(&str, &str)]) -> Self {
         let (data, log) = (home.join("data"), home.join("log"));
-        let mut child = skald()
+        let mut child = command
             .args(["up", "--listen", "127.0.0.1:0", "--data"])
             .arg(&data)
             .envs([("SKALD_ADMIN_EMAIL", ADMIN.0), ("SKALD_ADMIN_PASSWORD", ADMIN.1)])
