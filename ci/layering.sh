@@ -69,7 +69,7 @@ forbid() {
 mapfile -t pure_files < <(find events/contract sagas/core -name '*.rs' -path '*/src/*' | sort)
 mapfile -t domains < <(find services -path '*/src/*' \( -name domain.rs -o -path '*/domain/*.rs' \) | sort)
 mapfile -t doors < <(find services -path '*/src/*' \( -name http.rs -o -name grpc.rs \) ! -path 'services/kit/*' | sort)
-mapfile -t above_log < <(find events sagas services -name '*.rs' -path '*/src/*' ! -path 'events/log/*' | sort)
+mapfile -t above_log < <(find events sagas services -name '*.rs' -path '*/src/*' ! -path 'events/log/*' ! -name tests.rs ! -path '*/tests/*' | sort)
 
 forbid '\b(sqlx|tokio|axum|async|SystemTime|Instant::now)\b' 'it decides: no I/O, no async, no clock' "${pure_files[@]}" "${domains[@]}"
 forbid '\bsqlx\b' 'a door asks the store: no SQL' "${doors[@]}"

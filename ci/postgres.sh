@@ -11,7 +11,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 databases=(order product payment user notification)
-suites=(skald-log skald-order skald-product skald-payment skald-user skald-notification)
+suites=(skald-log skald-bus skald-engine skald-order skald-product skald-payment skald-user skald-notification)
 directory_file=$STATE/postgres.directory
 env_file=$STATE/postgres.env
 

@@ -7,7 +7,7 @@ need curl curl
 cargo build --release --locked
 work=$(mktemp -d)
 SKALD_ADMIN_EMAIL=admin@shop.example SKALD_ADMIN_PASSWORD='correct horse battery staple' SKALD_PRODUCT_GRPC_LISTEN=127.0.0.1:0 \
-  target/release/skald up --data "$work/data" --listen 127.0.0.1:0 >"$work/out" 2>"$work/log" &
+  "$CARGO_TARGET_DIR/release/skald" up --data "$work/data" --listen 127.0.0.1:0 >"$work/out" 2>"$work/log" &
 server=$!
 cleanup() {
   kill "$server" 2>/dev/null && wait "$server" || true
@@ -30,5 +30,5 @@ for words in '"status":"confirmed"' '"status":"cancelled","reason":"payment_decl
 done
 [ "$(grep -o '"status":"confirmed"' "$work/said" | wc -l)" = 2 ] || fail "the repeated order was not shown as the first one"
 kill "$server" && wait "$server" || fail "it did not stop cleanly"
-target/release/skald audit --settled --data "$work/data" >"$work/audit" || fail "the audit failed: $(cat "$work/audit")"
+"$CARGO_TARGET_DIR/release/skald" audit --settled --data "$work/data" >"$work/audit" || fail "the audit failed: $(cat "$work/audit")"
 tail -1 "$work/audit"

@@ -35,6 +35,8 @@ impl fmt::Display for Database {
 
 /// SQL texts are few but come in sizes (see `insert_many!`), so that the default of 100 would prepare again and again.
 const STATEMENTS_CACHED: usize = 512;
+/// Rows that SQLite's thread may be ahead of their reader: with the default of 50 the two wait for each other in every longer read.
+const ROWS_BUFFERED: usize = 1_024;
 /// Reads are short; more connections than this only cost memory and threads.
 const READERS_MAX: u32 = 2;
 /// Page cache of a connection, in KiB (the minus says so). The system's own cache is behind it.
@@ -52,6 +54,7 @@ impl Database {
             .foreign_keys(false)
             .pragma("cache_size", CACHE)
             .statement_cache_capacity(STATEMENTS_CACHED)
+            .row_buffer_size(ROWS_BUFFERED)
             // A checkpoint syncs the database file: every 4,000 pages (16 MiB) instead of 1,000 is a quarter of them.
             .pragma("wal_autocheckpoint", "4000")
     }

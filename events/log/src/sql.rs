@@ -30,19 +30,21 @@ macro_rules! on {
 
 /// Inserts many rows with few statements: `insert_many!(conn, "INSERT INTO t (a, b)", rows, |r| [r.a, r.b], "ON CONFLICT …")`.
 ///
-/// Rows go in runs of 64, 32 … 1, so that there are seven SQL texts a table and all stay prepared.
+/// Rows go in runs of 64, 32 … 1, so that there are seven SQL texts a table and all stay prepared. The head is a literal or
+/// made of some by `concat!`.
 #[macro_export]
 macro_rules! insert_many {
-    ($conn:expr, $head:literal, $rows:expr, |$row:ident| [$($value:expr),* $(,)?], $tail:literal) => {{
+    ($conn:expr, $head:expr, $rows:expr, |$row:ident| [$($value:expr),* $(,)?], $tail:literal) => {{
         let conn: &mut $crate::Conn<'_> = $conn;
+        let head: &'static str = $head;
         let mut rest: &[_] = $rows;
         let mut result: Result<(), $crate::__sqlx::Error> = Ok(());
         while !rest.is_empty() && result.is_ok() {
             let (run, after) = rest.split_at($crate::run_length(rest.len()));
             rest = after;
             result = $crate::on!(conn, |c| {
-                let mut query = $crate::__sqlx::QueryBuilder::<DB>::new(concat!($head, " "));
-                query.push_values(run, |mut separated, $row| { $(separated.push_bind($value);)* });
+                let mut query = $crate::__sqlx::QueryBuilder::<DB>::new(head);
+                query.push(" ").push_values(run, |mut separated, $row| { $(separated.push_bind($value);)* });
                 query.push(concat!(" ", $tail));
                 query.build().execute(c).await.map(drop)
             });
@@ -53,32 +55,28 @@ macro_rules! insert_many {
 
 /// Selects by many keys: `select_in!(conn, (Uuid, i64), "SELECT id, n FROM t WHERE id IN", keys, "ORDER BY id")`.
 ///
-/// Keys go in runs of 64, 32 … 1 like the rows of [`insert_many!`]; sort them first where the rows get locked.
+/// Keys go in runs of at most 64, filled up to 64, 32 … 1 with the last of them again: so there are seven SQL texts, and one
+/// statement a run. Sort the keys first where the rows get locked. The head is a literal or made of some by `concat!`.
 #[macro_export]
 macro_rules! select_in {
-    ($conn:expr, $row:ty, $head:literal, $keys:expr, $tail:expr) => {{
+    ($conn:expr, $row:ty, $head:expr, $keys:expr, $tail:expr) => {{
         let conn: &mut $crate::Conn<'_> = $conn;
-        let mut rest: &[_] = $keys;
-        let mut result: Result<Vec<$row>, $crate::__sqlx::Error> = Ok(Vec::with_capacity(rest.len()));
-        while !rest.is_empty() {
-            let (run, after) = rest.split_at($crate::run_length(rest.len()));
-            rest = after;
+        let (head, keys): (&'static str, &[_]) = ($head, $keys);
+        let mut result: Result<Vec<$row>, $crate::__sqlx::Error> = Ok(Vec::with_capacity(keys.len()));
+        for run in keys.chunks(64) {
+            let Ok(all) = &mut result else { break };
             let found: Result<Vec<$row>, $crate::__sqlx::Error> = $crate::on!(conn, |c| {
-                let mut query = $crate::__sqlx::QueryBuilder::<DB>::new(concat!($head, " ("));
-                let mut keys = query.separated(", ");
-                for key in run {
-                    keys.push_bind(key.clone());
+                let mut query = $crate::__sqlx::QueryBuilder::<DB>::new(head);
+                let mut list = query.push(" (").separated(", ");
+                for key in run.iter().chain(run.last().into_iter().cycle()).take(run.len().next_power_of_two()) {
+                    list.push_bind(key.clone());
                 }
                 query.push(") ").push($tail);
                 query.build_query_as::<$row>().fetch_all(c).await
             });
-            match (found, &mut result) {
-                (Ok(found), Ok(all)) => all.extend(found),
-                (Ok(_), Err(_)) => {}
-                (Err(error), _) => {
-                    result = Err(error);
-                    break;
-                }
+            match found {
+                Ok(found) => all.extend(found),
+                Err(error) => result = Err(error),
             }
         }
         result

@@ -20,6 +20,13 @@ pub const MIGRATION: Migration = Migration {
 type Row =
     (Uuid, i64, String, Option<String>, i64, i64, i64, Option<i64>, i64, Option<i64>, String, Option<String>, Option<String>);
 
+/// The columns of a [`Row`].
+macro_rules! columns {
+    () => {
+        "id, definition, state, reason, attempt, stuck, version, due_us, started_us, ended_us, context, traceparent, tracestate"
+    };
+}
+
 /// Loads and locks the instances with these ids, in key order. One that does not exist is not in the answer.
 ///
 /// # Errors
@@ -29,14 +36,7 @@ pub async fn load<S: Saga>(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<HashMap<
     ids.sort_unstable();
     ids.dedup();
     let tail = format!("ORDER BY id{}", for_update(conn));
-    let rows = select_in!(
-        conn,
-        Row,
-        "SELECT id, definition, state, reason, attempt, stuck, version, due_us, started_us, ended_us, context, traceparent, tracestate \
-         FROM sagas WHERE id IN",
-        &ids,
-        &tail
-    )?;
+    let rows = select_in!(conn, Row, concat!("SELECT ", columns!(), " FROM sagas WHERE id IN"), &ids, &tail)?;
     rows.into_iter().map(|row| Ok((row.0, instance(row)?))).collect()
 }
 
@@ -70,11 +70,11 @@ pub async fn save<S: Saga>(conn: &mut Conn<'_>, instances: &[&Instance<S>]) -> R
         .collect();
     insert_many!(
         conn,
-        "INSERT INTO sagas (id, saga, definition, state, reason, attempt, stuck, version, due_us, started_us, ended_us, context, traceparent, tracestate)",
+        concat!("INSERT INTO sagas (saga, ", columns!(), ")"),
         &rows,
         |r| [
-            r.0.id,
             S::NAME,
+            r.0.id,
             i64::from(r.0.definition),
             r.0.state.as_str(),
             r.0.reason.map(Word::as_str),

@@ -44,7 +44,7 @@ async fn another_content_type_is_refused() {
 #[tokio::test]
 async fn what_does_not_parse_is_400() {
     let house = house();
-    for body in ["", "{", "{\"lines\":[]} x", "nonsense", "{\"note\":\"\u{1}\"}"] {
+    for body in ["", "{", "{\"lines\":[]} x", "{\"lines\":1", "nonsense", "{\"note\":\"\u{1}\"}"] {
         let answer = house.post(body).await;
         assert_eq!((answer.status, answer.problem().as_str()), (StatusCode::BAD_REQUEST, "malformed"), "{body}");
     }

@@ -28,14 +28,14 @@ pub trait Channel: Send + Sync + 'static {
     fn deliver<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<(), String>>;
 }
 
-/// The channel that is built in: a line in the log, without the text.
+/// The channel that is built in: a line in the log at level debug, without the text. `--log debug` shows it.
 #[derive(Debug, Default)]
 pub struct Console;
 
 impl Channel for Console {
     fn deliver<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<(), String>> {
         let Letter { notification_id, order_id, template, .. } = letter;
-        tracing::info!(target: "notification", { notification.id = %notification_id, order.id = %order_id, template }, "notified");
+        tracing::debug!(target: "notification", { notification.id = %notification_id, order.id = %order_id, template }, "notified");
         Box::pin(std::future::ready(Ok(())))
     }
 }

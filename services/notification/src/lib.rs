@@ -6,7 +6,7 @@
 //! | `template` | the texts |
 //! | `handler` | outcomes, results and due rows, in the writer's transactions |
 //! | `delivery` | the letters that go out after the commit, and again until they end |
-//! | `channel` | the port to whatever carries them, and the console that is built in |
+//! | `channel` | the port to whatever carries them, and the console that is built in (seen with `--log debug`) |
 //! | `store`, `http`, `config` | rows, routes, knobs |
 
 pub mod channel;

@@ -50,6 +50,14 @@ type Stored = (
     i64,
 );
 
+/// The columns of [`Stored`].
+macro_rules! columns {
+    () => {
+        "notification_id, order_id, customer_id, template, subject, body, status, attempts, reason, due_us, queued_id, \
+         traceparent, tracestate, version, time_us"
+    };
+}
+
 fn row(stored: Stored) -> Result<Row, Error> {
     let (id, order, customer, template, subject, body, status, attempts, reason, due_us, queued, parent, state, version, time_us) =
         stored;
@@ -68,14 +76,7 @@ fn row(stored: Stored) -> Result<Row, Error> {
 /// Loads and locks the notifications of these orders, which are sorted.
 pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<Vec<Row>, Error> {
     let lock = for_update(conn);
-    let rows = select_in!(
-        conn,
-        Stored,
-        "SELECT notification_id, order_id, customer_id, template, subject, body, status, attempts, reason, due_us, queued_id, \
-         traceparent, tracestate, version, time_us FROM notifications WHERE order_id IN",
-        orders,
-        lock
-    )?;
+    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM notifications WHERE order_id IN"), orders, lock)?;
     rows.into_iter().map(row).collect()
 }
 
@@ -83,8 +84,7 @@ pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<Vec<Row
 pub(crate) async fn save(conn: &mut Conn<'_>, rows: &[&Row]) -> Result<(), Error> {
     insert_many!(
         conn,
-        "INSERT INTO notifications (notification_id, order_id, customer_id, template, subject, body, status, attempts, reason, \
-         due_us, queued_id, traceparent, tracestate, version, time_us)",
+        concat!("INSERT INTO notifications (", columns!(), ")"),
         rows,
         |r| [
             r.notification.notification_id.0,
@@ -129,14 +129,6 @@ pub(crate) async fn next_due(log: &Log) -> Result<Option<Timestamp>, Error> {
             .await
     })?;
     Ok(due.map(Timestamp))
-}
-
-/// The columns of [`Stored`].
-macro_rules! columns {
-    () => {
-        "notification_id, order_id, customer_id, template, subject, body, status, attempts, reason, due_us, queued_id, \
-         traceparent, tracestate, version, time_us"
-    };
 }
 
 /// A page of notifications, newest first: of one customer, or of all.

@@ -75,10 +75,10 @@ impl Watchers {
 }
 
 impl Watcher {
-    /// Waits until the order has ended, at most `wait`.
-    pub(crate) async fn end(&mut self, wait: Duration) -> Option<End> {
-        let ended = tokio::time::timeout(wait, self.seen.wait_for(|seen| seen.end.is_some())).await;
-        ended.ok()?.ok().and_then(|seen| seen.end)
+    /// Waits until the order has ended, at most `wait`, and not longer than the service lives.
+    pub(crate) async fn end(&mut self, wait: Duration, stopping: &CancellationToken) -> Option<End> {
+        let ended = stopping.run_until_cancelled(self.seen.wait_for(|seen| seen.end.is_some()));
+        tokio::time::timeout(wait, ended).await.ok()??.ok().and_then(|seen| seen.end)
     }
 
     /// Waits until something happened to the order since the last call.
@@ -91,8 +91,9 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let mut watched = lock(&self.watched);
-        // This one is counted still.
-        if watched.get(&self.id).is_some_and(|sender| sender.receiver_count() <= 1) {
+        // Let go under the lock: of two that leave at once the second must see that nobody is left.
+        self.seen = watch::Sender::default().subscribe();
+        if watched.get(&self.id).is_some_and(|sender| sender.receiver_count() == 0) {
             watched.remove(&self.id);
         }
     }
@@ -109,10 +110,15 @@ fn end(row: &Message) -> Option<End> {
     }
 }
 
-/// Reads the log from its head on, until `stop`.
-pub(crate) async fn follow(log: Log, watchers: Watchers, stop: CancellationToken) {
+/// Reads the log from its present head on, until `stop`.
+pub(crate) fn follow(log: Log, watchers: Watchers, stop: CancellationToken) -> impl Future<Output = ()> {
+    // Here, and not when the task first runs: orders may be placed before that.
+    let position = *log.head().borrow();
+    follow_from(position, log, watchers, stop)
+}
+
+async fn follow_from(mut position: i64, log: Log, watchers: Watchers, stop: CancellationToken) {
     let mut head = log.head();
-    let mut position = *head.borrow();
     loop {
         head.mark_unchanged();
         let pause = match log.after(position, ROWS_READ_MAX).await {

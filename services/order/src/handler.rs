@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use contract::{
-    CustomerId, Message, Meta, Money, OrderId,
+    CustomerId, Message, Meta, Money, OrderId, Timestamp,
     order::{self, Line, OrderCancelled, OrderConfirmed, OrderPlaced},
     payment, product, topics,
 };
@@ -67,7 +67,8 @@ pub enum By {
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Done {
-    Placed(OrderId),
+    /// Since when it stands in the log.
+    Placed(OrderId, Timestamp),
     /// A reply or a deadline was handled.
     Handled,
     /// The verb took effect; the saga goes on from there.
@@ -117,7 +118,7 @@ impl eventlog::Handler for Handler {
     /// Kept under the idempotency key: the order's id. The body is the order as it is when it is asked again.
     fn answer(&self, done: &Done) -> Option<Stored> {
         match done {
-            Done::Placed(id) | Done::Accepted(id) => Some(Stored {
+            Done::Placed(id, _) | Done::Accepted(id) => Some(Stored {
                 fingerprint: [0; 32],
                 status: 202,
                 location: Some(format!("/v1/orders/{id}")),
@@ -156,7 +157,7 @@ impl Batch<'_> {
             Work::Place(place) => {
                 let instance = self.place(unit, &job.meta, place);
                 sagas.insert(instance.id, instance);
-                Done::Placed(place.order_id)
+                Done::Placed(place.order_id, unit.now())
             }
             Work::Reply { order_id, input } => {
                 let Some(instance) = sagas.get_mut(&order_id.0) else {

@@ -10,12 +10,12 @@ mod steer;
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::{extract::DefaultBodyLimit, http::StatusCode};
 use contract::ProductId;
 use eventlog::{Log, Writer};
 use kit::{
     Idempotency,
-    http::{Problem, Routes},
+    http::{BODY_BYTES_MAX, Problem, Routes},
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,7 @@ pub(crate) fn routes(shop: Shop) -> Routes {
         .routes(routes!(events::events))
         .routes(routes!(lists::sagas))
         .routes(routes!(steer::steer))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(Arc::new(shop))
 }
 

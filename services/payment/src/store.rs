@@ -51,7 +51,15 @@ impl OpenCall {
     }
 }
 
-/// A row as the database has it, in the order of `select`.
+/// The columns of [`Stored`].
+macro_rules! columns {
+    () => {
+        "order_id, customer_id, status, amount_minor, currency, token, operation, due_us, opened_us, intent_id, traceparent, \
+         tracestate, tries, stuck, void_requested, declined_code, refused_code, captured_minor, refunded_minor, version"
+    };
+}
+
+/// A row as the database has it.
 struct Stored {
     order_id: Uuid,
     customer_id: Option<Uuid>,
@@ -112,7 +120,8 @@ impl TryFrom<Stored> for Row {
     type Error = Error;
 
     fn try_from(stored: Stored) -> Result<Self, Error> {
-        let corrupt = || Error::Corrupt(format!("payment {}", stored.order_id));
+        let order_id = stored.order_id;
+        let corrupt = || Error::Corrupt(format!("payment {order_id}"));
         let amount = match (stored.amount_minor, &stored.currency) {
             (Some(minor), Some(currency)) => Some(Money::new(minor, currency.parse().map_err(|_| corrupt())?)),
             _ => None,
@@ -127,14 +136,14 @@ impl TryFrom<Stored> for Row {
                 due: Timestamp(due),
                 opened: Timestamp(opened),
                 intent: intent.into(),
-                trace: Trace { parent: stored.traceparent.clone(), state: stored.tracestate.clone() },
+                trace: Trace { parent: stored.traceparent, state: stored.tracestate },
                 tries: stored.tries,
                 stuck: stored.stuck != 0,
             }),
             _ => return Err(corrupt()),
         };
         let payment = Payment {
-            order_id: stored.order_id.into(),
+            order_id: order_id.into(),
             status: Status::parse(&stored.status).ok_or_else(corrupt)?,
             open,
             void_requested: stored.void_requested != 0,
@@ -157,15 +166,7 @@ pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<BTreeMa
 }
 
 async fn select(conn: &mut Conn<'_>, orders: &[Uuid], lock: &'static str) -> Result<Vec<Row>, Error> {
-    let rows = select_in!(
-        conn,
-        Stored,
-        "SELECT order_id, customer_id, status, amount_minor, currency, token, operation, due_us, opened_us, intent_id, \
-         traceparent, tracestate, tries, stuck, void_requested, declined_code, refused_code, captured_minor, refunded_minor, \
-         version FROM payments WHERE order_id IN",
-        orders,
-        lock
-    )?;
+    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM payments WHERE order_id IN"), orders, lock)?;
     rows.into_iter().map(Row::try_from).collect()
 }
 
@@ -173,16 +174,14 @@ async fn select(conn: &mut Conn<'_>, orders: &[Uuid], lock: &'static str) -> Res
 pub(crate) async fn save(conn: &mut Conn<'_>, rows: &[&Row], now_us: i64) -> Result<(), Error> {
     insert_many!(
         conn,
-        "INSERT INTO payments (order_id, customer_id, status, amount_minor, currency, token, operation, due_us, opened_us, \
-         intent_id, traceparent, tracestate, tries, stuck, void_requested, declined_code, refused_code, captured_minor, \
-         refunded_minor, version, time_us)",
+        concat!("INSERT INTO payments (", columns!(), ", time_us)"),
         rows,
         |r| [
             r.payment.order_id.0,
             r.customer_id.map(|customer| customer.0),
             r.payment.status.as_str(),
             r.payment.amount.map(|amount| amount.amount_minor),
-            r.payment.amount.map(|amount| amount.currency.as_str().to_owned()),
+            r.payment.amount.as_ref().map(|amount| amount.currency.as_str()),
             r.token.as_deref(),
             r.payment.open.map(|operation| operation.as_str()),
             r.open_call.as_ref().map(|call| call.due.0),

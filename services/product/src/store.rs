@@ -36,6 +36,17 @@ fn item(row: ItemRow) -> Result<Item, Error> {
     })
 }
 
+/// The columns of an [`ItemRow`], with the rest of the statement.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT p.product_id, p.sku, p.title, p.category, p.price_minor, p.currency, p.removed, p.version, p.added_us, \
+             s.on_hand, s.reserved, s.sold, s.added FROM products p JOIN stock s ON s.product_id = p.product_id WHERE ",
+            $rest
+        )
+    };
+}
+
 /// The products with these ids, sorted, to be changed.
 pub(crate) async fn items_to_change(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Vec<Item>, Error> {
     let tail = format!("ORDER BY p.product_id{}", for_update(conn));
@@ -48,15 +59,7 @@ pub(crate) async fn items_to_read(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<V
 }
 
 async fn items(conn: &mut Conn<'_>, ids: &[Uuid], tail: &str) -> Result<Vec<Item>, Error> {
-    let rows = select_in!(
-        conn,
-        ItemRow,
-        "SELECT p.product_id, p.sku, p.title, p.category, p.price_minor, p.currency, p.removed, p.version, p.added_us, \
-         s.on_hand, s.reserved, s.sold, s.added FROM products p JOIN stock s ON s.product_id = p.product_id \
-         WHERE p.product_id IN",
-        ids,
-        tail
-    )?;
+    let rows = select_in!(conn, ItemRow, select!("p.product_id IN"), ids, tail)?;
     rows.into_iter().map(item).collect()
 }
 
@@ -77,11 +80,7 @@ pub(crate) struct Filter {
 /// Products that can be ordered, oldest first, at most `limit`, after the id `after`.
 pub(crate) async fn list(conn: &mut Conn<'_>, filter: &Filter, after: Option<Uuid>, limit: i64) -> Result<Vec<Item>, Error> {
     let rows = on!(conn, |c| {
-        let mut query = sqlx::QueryBuilder::<DB>::new(
-            "SELECT p.product_id, p.sku, p.title, p.category, p.price_minor, p.currency, p.removed, p.version, p.added_us, \
-             s.on_hand, s.reserved, s.sold, s.added FROM products p JOIN stock s ON s.product_id = p.product_id \
-             WHERE p.removed = 0",
-        );
+        let mut query = sqlx::QueryBuilder::<DB>::new(select!("p.removed = 0"));
         if let Some(category) = &filter.category {
             query.push(" AND p.category = ").push_bind(category);
         }

@@ -19,6 +19,13 @@ pub const MIGRATIONS: [Migration; 1] = [Migration {
 
 type UserRow = (Uuid, i64, String, String, String, String, i64);
 
+/// The columns of a [`UserRow`].
+macro_rules! user_columns {
+    () => {
+        "id, version, email, name, password, role, registered_us"
+    };
+}
+
 fn user(row: UserRow) -> Result<User, Error> {
     let (id, version, email, name, password, role, registered_us) = row;
     let role = Role::parse(&role).ok_or_else(|| Error::Corrupt(format!("role {role}")))?;
@@ -28,13 +35,8 @@ fn user(row: UserRow) -> Result<User, Error> {
 /// Accounts by id, to be changed; `ids` are sorted.
 pub(crate) async fn users(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Vec<User>, Error> {
     let lock = for_update(conn);
-    let rows = select_in!(
-        conn,
-        UserRow,
-        "SELECT id, version, email, name, password, role, registered_us FROM users WHERE id IN",
-        ids,
-        format!("ORDER BY id{lock}")
-    )?;
+    let select = concat!("SELECT ", user_columns!(), " FROM users WHERE id IN");
+    let rows = select_in!(conn, UserRow, select, ids, format!("ORDER BY id{lock}"))?;
     rows.into_iter().map(user).collect()
 }
 
@@ -55,7 +57,7 @@ pub(crate) async fn has_role(conn: &mut Conn<'_>, role: Role) -> Result<bool, Er
 pub(crate) async fn save_users(conn: &mut Conn<'_>, users: &[User]) -> Result<(), Error> {
     Ok(insert_many!(
         conn,
-        "INSERT INTO users (id, version, email, name, password, role, registered_us)",
+        concat!("INSERT INTO users (", user_columns!(), ")"),
         users,
         |r| [r.id.0, r.version, r.email.as_str(), r.name.as_str(), r.password.as_str(), r.role.as_str(), r.registered.0],
         "ON CONFLICT (id) DO UPDATE SET version = excluded.version, email = excluded.email, name = excluded.name, \
@@ -114,11 +116,12 @@ type KeyRow = (String, Vec<u8>, i64, Option<i64>, Option<i64>);
 
 /// All signing keys; there are two or three.
 pub(crate) async fn keys(conn: &mut Conn<'_>) -> Result<Vec<SigningKey>, Error> {
-    let sql = match conn {
-        Conn::Sqlite(_) => "SELECT kid, seed, made_us, signs_from_us, retired_us FROM signing_keys ORDER BY kid",
-        Conn::Postgres(_) => "SELECT kid, seed, made_us, signs_from_us, retired_us FROM signing_keys ORDER BY kid FOR UPDATE",
-    };
-    let rows: Vec<KeyRow> = on!(conn, |c| sqlx::query_as::<DB, KeyRow>(sql).fetch_all(c).await)?;
+    let lock = for_update(conn);
+    let rows: Vec<KeyRow> = on!(conn, |c| {
+        let mut query =
+            sqlx::QueryBuilder::<DB>::new("SELECT kid, seed, made_us, signs_from_us, retired_us FROM signing_keys ORDER BY kid");
+        query.push(lock).build_query_as().fetch_all(c).await
+    })?;
     rows.into_iter()
         .map(|(kid, seed, made_us, signs_from_us, retired_us)| {
             let seed = seed.try_into().map_err(|_| Error::Corrupt("a signing key is 32 bytes".to_owned()))?;
@@ -146,24 +149,18 @@ pub(crate) async fn save_keys(conn: &mut Conn<'_>, before: &[SigningKey], keys: 
 /// The account with this address (in lower case), as readers see it.
 pub(crate) async fn by_email(log: &Log, email: &str) -> Result<Option<User>, Error> {
     let mut reader = log.reader().await?;
-    let row: Option<UserRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, UserRow>(
-        "SELECT id, version, email, name, password, role, registered_us FROM users WHERE email = $1"
-    )
-    .bind(email)
-    .fetch_optional(c)
-    .await)?;
+    let select = concat!("SELECT ", user_columns!(), " FROM users WHERE email = $1");
+    let row: Option<UserRow> =
+        on!(&mut reader.conn(), |c| sqlx::query_as::<DB, UserRow>(select).bind(email).fetch_optional(c).await)?;
     row.map(user).transpose()
 }
 
 /// The account with this id, as readers see it.
 pub(crate) async fn by_id(log: &Log, id: CustomerId) -> Result<Option<User>, Error> {
     let mut reader = log.reader().await?;
-    let row: Option<UserRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, UserRow>(
-        "SELECT id, version, email, name, password, role, registered_us FROM users WHERE id = $1"
-    )
-    .bind(id.0)
-    .fetch_optional(c)
-    .await)?;
+    let select = concat!("SELECT ", user_columns!(), " FROM users WHERE id = $1");
+    let row: Option<UserRow> =
+        on!(&mut reader.conn(), |c| sqlx::query_as::<DB, UserRow>(select).bind(id.0).fetch_optional(c).await)?;
     row.map(user).transpose()
 }
 

@@ -16,7 +16,7 @@ async fn positions_have_no_gap_and_follow_the_commits() {
     join_all((0..500).map(|n| log.submit(count(&format!("stream-{}", n % 7)))))
         .await
         .into_iter()
-        .for_each(|done| drop(done.unwrap()));
+        .for_each(|done| _ = done.unwrap());
     let rows = log.rows().await;
     assert_eq!(rows.len(), 500);
     assert_without_gaps(&rows);

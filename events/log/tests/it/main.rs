@@ -3,4 +3,5 @@
 mod append;
 mod consume;
 mod fixture;
+mod many;
 mod open;

@@ -64,6 +64,13 @@ fn whole(title: &str, documents: Vec<(&'static str, OpenApi)>) -> Value {
                 item.as_object_mut().into_iter().flat_map(|item| item.values_mut()).filter(|value| value.is_object());
             for operation in operations {
                 operation["tags"] = json!([service]);
+                // Every response must have a description; the status' own words where a handler has none.
+                for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+                    if response["description"].is_null() {
+                        let status = status.parse::<StatusCode>().ok();
+                        response["description"] = status.and_then(|status| status.canonical_reason()).into();
+                    }
+                }
                 if operation["responses"]["default"].is_null() {
                     operation["responses"]["default"] = problem_response();
                 }

@@ -12,7 +12,10 @@ use axum::{
 use bytes::Bytes;
 use contract::Trace;
 use http_body_util::BodyExt;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value;
 
 use super::{FieldError, Problem};
@@ -116,7 +119,10 @@ fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
 
 fn wrong<T: DeserializeOwned>(raw: &[u8], error: &serde_json::Error) -> Problem {
     // Out of range is of the category syntax there, but such a number is good JSON.
-    if !error.is_data() && !error.to_string().starts_with("number out of range") {
+    let is_wrong = error.is_data() || error.to_string().starts_with("number out of range");
+    // What is wrong may come before the place where the rest does not parse.
+    let broken = serde_json::from_slice::<IgnoredAny>(raw).err();
+    if let Some(error) = broken.as_ref().or_else(|| (!is_wrong).then_some(error)) {
         return Problem::new(StatusCode::BAD_REQUEST, "malformed", format!("the body is not JSON: {error}"));
     }
     // Read once more, now keeping track of where: the good case does not pay for it.

@@ -19,15 +19,16 @@ use kit::{
 };
 use saga::order::OrderSaga;
 
-use super::{Shop, lists::entry, orders::own};
+use super::{Shop, dto::Entry, lists::entry, orders::own};
 use crate::follow::Watcher;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Streams an order's history as it happens. `id` is the entry's version; a client that comes back with `Last-Event-ID` goes on after it.
-#[utoipa::path(get, path = "/v1/orders/{id}/events", tag = "order",
+#[utoipa::path(get, path = "/v1/orders/{id}/events", tag = "order", security(("bearer" = [])),
     params(("id" = uuid::Uuid, Path), ("Last-Event-ID" = Option<i64>, Header, description = "Go on after this event")),
-    responses((status = 200, description = "`text/event-stream`; ends with the saga"), (status = 404, description = "None, or somebody else's")))]
+    responses((status = 200, body = String, content_type = "text/event-stream", description = "Ends with the saga"), (status = 404, description = "None, or somebody else's"),
+        (status = 422, description = "`Last-Event-ID` is the id of no event of this order")))]
 pub(crate) async fn events(
     State(shop): State<Arc<Shop>>,
     caller: Caller,
@@ -41,21 +42,27 @@ pub(crate) async fn events(
             .ok()
             .and_then(|text| text.parse().ok())
             .filter(|version| (0..i64::MAX).contains(version))
-            .ok_or_else(|| Problem::invalid("Last-Event-ID", "must be the id of an earlier event"))?,
+            .ok_or_else(unknown)?,
     };
     // Watched before it is read, so that nothing falls in between.
     let watcher = shop.watchers.watch(id);
     own(&shop, caller, id).await?;
-    let told = Told {
-        shop,
-        watcher,
-        stream: Instance::<OrderSaga>::stream(id.0),
-        version: after,
-        state: None,
-        rows: VecDeque::new(),
-        ended: false,
-    };
+    let stream = Instance::<OrderSaga>::stream(id.0);
+    let mut rows: VecDeque<Arc<Message>> = shop.log().stream(&stream, 1).await?.into();
+    if rows.back().is_none_or(|newest| newest.version < after) {
+        return Err(unknown());
+    }
+    let mut told = Told { shop, watcher, stream, version: 0, state: None, rows: VecDeque::new(), ended: false };
+    // What the client has seen is passed over, not left out: the state that it is in goes on from there.
+    while let Some(row) = rows.pop_front_if(|row| row.version <= after) {
+        told.tell(&row);
+    }
+    told.rows = rows;
     Ok(Sse::new(stream::unfold(told, Told::next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+fn unknown() -> Problem {
+    Problem::invalid("Last-Event-ID", "must be the id of an earlier event")
 }
 
 /// How far one client has been told.
@@ -73,9 +80,7 @@ impl Told {
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         loop {
             if let Some(row) = self.rows.pop_front() {
-                self.version = row.version;
-                self.ended |= row.kind == "saga.SagaEnded";
-                let entry = entry(&row, &mut self.state);
+                let entry = self.tell(&row);
                 let event = Event::default().id(row.version.to_string()).event(row.kind.clone());
                 let event = event.json_data(&entry).unwrap_or_else(|_| Event::default().comment("unreadable"));
                 return Some((Ok(event), self));
@@ -85,8 +90,6 @@ impl Told {
             }
             match self.shop.log().stream(&self.stream, self.version + 1).await {
                 Ok(rows) if !rows.is_empty() => self.rows = rows.into(),
-                // Everything is told: was it the end already, or does something come?
-                Ok(_) if self.has_ended().await => return None,
                 Ok(_) => {
                     let stopping = self.shop.stopping.clone();
                     tokio::select! {
@@ -102,9 +105,9 @@ impl Told {
         }
     }
 
-    /// Whether the stream ended at or before what the client has seen.
-    async fn has_ended(&self) -> bool {
-        let newest = self.shop.log().stream(&self.stream, self.version.max(1)).await;
-        newest.is_ok_and(|rows| rows.last().is_some_and(|row| row.kind == "saga.SagaEnded"))
+    fn tell(&mut self, row: &Message) -> Entry {
+        self.version = row.version;
+        self.ended |= row.kind == "saga.SagaEnded";
+        entry(row, &mut self.state)
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct OrdersQuery {
 }
 
 /// Lists orders, newest first: one's own, or everybody's for operators.
-#[utoipa::path(get, path = "/v1/orders", tag = "order", params(OrdersQuery, PageQuery), responses((status = 200, body = List<OrderBody>)))]
+#[utoipa::path(get, path = "/v1/orders", tag = "order", security(("bearer" = [])), params(OrdersQuery, PageQuery), responses((status = 200, body = List<OrderBody>)))]
 pub(crate) async fn orders(
     State(shop): State<Arc<Shop>>,
     caller: Caller,
@@ -57,7 +57,7 @@ pub(crate) struct SagasQuery {
 }
 
 /// Lists sagas, newest first. For operators.
-#[utoipa::path(get, path = "/v1/sagas", tag = "order", params(SagasQuery, PageQuery),
+#[utoipa::path(get, path = "/v1/sagas", tag = "order", security(("bearer" = [])), params(SagasQuery, PageQuery),
     responses((status = 200, body = List<SagaListed>), (status = 403, description = "Not an operator")))]
 pub(crate) async fn sagas(
     State(shop): State<Arc<Shop>>,
@@ -91,7 +91,7 @@ pub(crate) async fn sagas(
 }
 
 /// Tells an order step by step: the stream of its saga.
-#[utoipa::path(get, path = "/v1/orders/{id}/history", tag = "order", params(("id" = uuid::Uuid, Path)),
+#[utoipa::path(get, path = "/v1/orders/{id}/history", tag = "order", security(("bearer" = [])), params(("id" = uuid::Uuid, Path)),
     responses((status = 200, body = History), (status = 404, description = "None, or somebody else's")))]
 pub(crate) async fn history(State(shop): State<Arc<Shop>>, caller: Caller, Path(id): Path<OrderId>) -> ApiResult<Json<History>> {
     own(&shop, caller, id).await?;

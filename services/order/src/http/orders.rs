@@ -33,7 +33,7 @@ const WAIT_MAX: Duration = Duration::from_secs(25);
 const TOKEN_CHARS_MAX: usize = 255;
 
 /// Places an order.
-#[utoipa::path(post, path = "/v1/orders", tag = "order", request_body = PlaceOrder,
+#[utoipa::path(post, path = "/v1/orders", tag = "order", security(("bearer" = [])), request_body = PlaceOrder,
     params(("Idempotency-Key" = String, Header, description = "1 to 255 visible characters; repeating the request with it is safe"),
            ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the saga has ended, at most N seconds later")),
     responses((status = 202, description = "Taken; its saga runs", body = OrderBody),
@@ -57,13 +57,14 @@ pub(crate) async fn place(
     let order_id = place.order_id;
     let mut watcher = wait.map(|_| shop.watchers.watch(order_id));
     let meta = Meta { correlation: Some(order_id.0), trace, actor: Some(caller.actor()), cause: None };
-    let placed = shop.log().env().now();
     let job = Job { work: Work::Place(place.clone()), meta };
     let answer = shop.writer.request(job, in_flight.as_ref().map(|in_flight| in_flight.key)).await?;
+    // It is done, or was before: whoever repeats it need not wait for the end of this one's patience.
+    drop(in_flight);
     match Idempotency::answer(answer)? {
-        Outcome::Done(_) => {
+        Outcome::Done(Done::Placed(_, placed)) => {
             let end = match (&mut watcher, wait) {
-                (Some(watcher), Some(wait)) => watcher.end(wait).await,
+                (Some(watcher), Some(wait)) => watcher.end(wait, &shop.stopping).await,
                 _ => None,
             };
             // Waited in vain: it may have moved on meanwhile.
@@ -71,6 +72,7 @@ pub(crate) async fn place(
                 if wait.is_some() && end.is_none() { find(&shop, order_id).await? } else { dto::just_placed(place, placed, end) };
             Ok(accepted(order, wait))
         }
+        Outcome::Done(done) => unreachable!("a placement is placed, not {done:?}"),
         Outcome::Repeated(stored) => repeated(&shop, stored.location.as_deref(), wait).await,
     }
 }
@@ -102,7 +104,7 @@ async fn repeated(shop: &Shop, location: Option<&str>, wait: Option<Duration>) -
     if let Some(wait) = wait
         && order.ended_at.is_none()
     {
-        watcher.end(wait).await;
+        watcher.end(wait, &shop.stopping).await;
         order = find(shop, id).await?;
     }
     Ok(accepted(order, wait))
@@ -142,7 +144,7 @@ fn wait_preferred(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Shows an order: one's own, or any for operators.
-#[utoipa::path(get, path = "/v1/orders/{id}", tag = "order", params(("id" = uuid::Uuid, Path)),
+#[utoipa::path(get, path = "/v1/orders/{id}", tag = "order", security(("bearer" = [])), params(("id" = uuid::Uuid, Path)),
     responses((status = 200, body = OrderBody), (status = 404, description = "None, or somebody else's")))]
 pub(crate) async fn show(State(shop): State<Arc<Shop>>, caller: Caller, Path(id): Path<OrderId>) -> ApiResult<Json<OrderBody>> {
     Ok(Json(own(&shop, caller, id).await?.into()))
@@ -156,7 +158,7 @@ pub(super) async fn own(shop: &Shop, caller: Caller, id: OrderId) -> ApiResult<s
 }
 
 /// Cancels an order, until its payment is captured.
-#[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "order",
+#[utoipa::path(post, path = "/v1/orders/{id}/cancel", tag = "order", security(("bearer" = [])),
     params(("id" = uuid::Uuid, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 202, description = "It is being compensated", body = OrderBody), (status = 200, description = "It was cancelled before", body = OrderBody),
         (status = 404, description = "None, or somebody else's"), (status = 409, description = "`too_late_to_cancel`")))]

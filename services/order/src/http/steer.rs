@@ -27,7 +27,7 @@ const NOTE_CHARS_MAX: usize = 500;
 /// Steers a saga: `retry` asks once more now; `compensate` ends it with nothing held and nothing taken; `skip` goes on as if
 /// the step had been answered; `complete` ends it on the way it is going. The last two only past the capture or while
 /// compensating; the audit lists them as waivers.
-#[utoipa::path(post, path = "/v1/sagas/{id}/{verb}", tag = "order", request_body = Note,
+#[utoipa::path(post, path = "/v1/sagas/{id}/{verb}", tag = "order", security(("bearer" = [])), request_body = Note,
     params(("id" = uuid::Uuid, Path), ("verb" = String, Path, description = "`retry`, `compensate`, `skip` or `complete`")),
     responses((status = 202, body = OrderBody), (status = 403, description = "Not an operator"), (status = 404), (status = 409, description = "`not_in_this_state`")))]
 pub(crate) async fn steer(

@@ -106,7 +106,7 @@ impl<'s> Asked<'s> {
     pub(crate) async fn send(self, body: impl Into<Body>) -> Answer {
         let (path, response) = self.respond(body.into()).await;
         let (head, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
+        let bytes = tokio::time::timeout(DEADLINE, body.collect()).await.expect("a body ends").unwrap().to_bytes();
         let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
         let answer = Answer { status: head.status.as_u16(), headers: head.headers, body };
         if answer.status >= 400 {

@@ -78,9 +78,7 @@ async fn what_is_being_cancelled_for_another_reason_keeps_it() {
 #[tokio::test]
 async fn an_operators_cancel_says_so() {
     let shop = Shop::open().await;
-    for (who, state, next) in
-        [(OPERATOR, "ReservingStock", "ReleasingStock"), (ADMIN, "AuthorizingPayment", "VoidingPayment")]
-    {
+    for (who, state, next) in [(OPERATOR, "ReservingStock", "ReleasingStock"), (ADMIN, "AuthorizingPayment", "VoidingPayment")] {
         let id = shop.place_until(state).await;
         let answer = cancel(&shop, id).by(who).empty().await;
         assert_eq!(stands(&answer), (202, &json!("pending"), &json!("cancelled_by_operator"), &json!(next)));

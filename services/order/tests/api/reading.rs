@@ -131,7 +131,11 @@ async fn a_history_tells_the_saga_row_by_row() {
     let items = history.body["items"].as_array().unwrap();
     for (number, entry) in items.iter().enumerate() {
         assert_eq!(entry["version"], json!(number + 1));
-        assert_eq!(entry["trace_id"].as_str().map(str::len), if number < 3 { Some(32) } else { None }, "replies came without one");
+        assert_eq!(
+            entry["trace_id"].as_str().map(str::len),
+            if number < 3 { Some(32) } else { None },
+            "replies came without one"
+        );
         assert!(entry["time"].as_str().unwrap().ends_with('Z'));
         let (by_alice, by_reply) = (entry["actor"] == json!(ALICE.actor()), entry["cause"].is_string());
         assert_eq!((by_alice, by_reply), if number < 3 { (true, false) } else { (false, true) }, "{entry}");

@@ -9,7 +9,8 @@ use kit::Tasks;
 use tokio::sync::mpsc;
 
 use crate::shop::{
-    ADMIN, ALICE, BOB, DEADLINE, MUG, Mood, Shop, TEA, authorized, basket, captured, committed, declined, released, reserved,
+    ADMIN, ALICE, BOB, DEADLINE, MOMENT, MUG, Mood, Shop, TEA, authorized, basket, captured, committed, declined, released,
+    reserved,
 };
 
 #[tokio::test]
@@ -143,21 +144,22 @@ async fn stampede(shops: Vec<Arc<Shop>>) {
     for number in 0..300 {
         let (shop, sender) = (shops[number % shops.len()].clone(), sender.clone());
         tasks.spawn("customer", async move {
+            let mut head = shop.log().head();
             loop {
-                let answer = shop.post("/v1/orders").key("the one key").json(basket(&[(TEA, 1)])).await;
+                let answer = shop.post("/v1/orders").key("the-one-key").json(basket(&[(TEA, 1)])).await;
                 match answer.status {
                     202 => return sender.send(answer.accepted()).unwrap(),
                     // Another of the three hundred is being served here.
                     409 => drop(answer.refused(409, "request_in_flight")),
                     _ => panic!("{}", answer.body),
                 }
-                tokio::task::yield_now().await;
+                drop(tokio::time::timeout(MOMENT, head.changed()).await);
             }
         });
     }
     drop(sender);
     let mut ids = Vec::new();
-    while let Some(id) = accepted.recv().await {
+    while let Some(id) = tokio::time::timeout(DEADLINE, accepted.recv()).await.expect("all are answered") {
         ids.push(id);
     }
     assert_eq!(tasks.panicked(), None);

@@ -13,7 +13,9 @@ use std::{
 
 use axum::Router;
 use bus::Consumer;
-use contract::{Currency, CustomerId, Message, MessageId, Meta, Money, OrderId, ProductId, Timestamp, Trace, payment, product, topics};
+use contract::{
+    Currency, CustomerId, Message, MessageId, Meta, Money, OrderId, ProductId, Timestamp, Trace, payment, product, topics,
+};
 use ed25519_dalek::SigningKey;
 use eventlog::{
     Claim, Delivered, Env, Item, Job, Log, Writer,
@@ -40,8 +42,8 @@ mod asking;
 
 /// Longer than anything here takes; only a failing test waits it out.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
-/// How long a moved clock is given before it is moved a little more.
-const MOMENT: Duration = Duration::from_millis(5);
+/// How long to wait for a change before looking again.
+pub(crate) const MOMENT: Duration = Duration::from_millis(5);
 /// The longest that the timer sleeps between two looks for due sagas, and a little more.
 const NUDGE: Duration = Duration::from_millis(60);
 
@@ -136,7 +138,10 @@ impl Shelf {
             return Err(Away("nobody is there".to_owned()));
         }
         let offers = self.offers.lock().unwrap();
-        Ok(wanted.iter().map(|line| Quote { product_id: line.product_id, offer: offers.get(&line.product_id).cloned() }).collect())
+        Ok(wanted
+            .iter()
+            .map(|line| Quote { product_id: line.product_id, offer: offers.get(&line.product_id).cloned() })
+            .collect())
     }
 }
 

@@ -3,10 +3,7 @@
 //! Never here: what the payment service knows of the order; the two meet only in a call and its answer. From here the flow
 //! goes back to `simulator.rs`, which gives the recorded answer or withholds it.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use contract::{Money, OrderId, Timestamp, payment::Operation};
 use eventlog::{Conn, Error, Unit, for_update, insert_many, on, select_in};
@@ -35,7 +32,9 @@ pub(crate) enum Reply {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    call: Call,
+    order_id: OrderId,
+    operation: Operation,
+    amount: Money,
     /// None until it takes effect.
     verdict: Option<Verdict>,
     effective_at: Timestamp,
@@ -114,7 +113,7 @@ fn bit(operation: Operation) -> i64 {
 #[derive(Default)]
 pub(crate) struct Books {
     charges: BTreeMap<OrderId, Charge>,
-    entries: HashMap<String, Entry>,
+    entries: BTreeMap<String, Entry>,
 }
 
 impl Books {
@@ -124,22 +123,23 @@ impl Books {
         orders.sort_unstable();
         orders.dedup();
         let charges = charges(unit.conn(), &orders).await?;
-        let mut asked = HashSet::new();
-        let repeated = calls
+        let mut repeated: Vec<String> = calls
             .iter()
             .filter(|call| charges.get(&call.order_id).is_some_and(|charge| charge.operations & bit(call.operation) != 0))
             .map(|call| call.key.clone())
-            .filter(|key| asked.insert(key.clone()))
-            .collect::<Vec<_>>();
+            .collect();
+        repeated.sort_unstable();
+        repeated.dedup();
         let entries = entries(unit.conn(), &repeated).await?;
         Ok(Self { charges, entries })
     }
 
     /// Answers one call; a key that was used before gets its recorded answer and moves nothing.
     pub(crate) fn answer(&mut self, call: &Call, rules: Rules, now: Timestamp, random: u64) -> Reply {
-        let charge = self.charges.entry(call.order_id).or_insert_with(|| Charge::new(call.amount.currency.as_str()));
+        let Call { order_id, operation, amount, .. } = *call;
+        let charge = self.charges.entry(order_id).or_insert_with(|| Charge::new(amount.currency.as_str()));
         if let Some(entry) = self.entries.get_mut(&call.key) {
-            if (entry.call.amount, entry.call.operation, entry.call.order_id) != (call.amount, call.operation, call.order_id) {
+            if (entry.order_id, entry.operation, entry.amount) != (order_id, operation, amount) {
                 return Reply::Misused(format!("the idempotency key {} was used for something else", call.key));
             }
             if entry.verdict.is_none() && entry.effective_at <= now {
@@ -147,16 +147,16 @@ impl Books {
             }
             return entry.verdict.clone().map_or(Reply::Silence, Reply::Answer);
         }
-        charge.operations |= bit(call.operation);
+        charge.operations |= bit(operation);
         charge.changed = true;
-        let slow = call.token == "tok_slow" && call.operation == Operation::Authorize;
+        let slow = call.token == "tok_slow" && operation == Operation::Authorize;
         let (verdict, effective_at) = match slow {
             true => (None, now.plus(rules.slow)),
             false => (Some(charge.take_effect(call, rules, random)), now),
         };
         let lost = call.token == "tok_lost";
         let reply = verdict.clone().filter(|_| !lost).map_or(Reply::Silence, Reply::Answer);
-        self.entries.insert(call.key.clone(), Entry { call: call.clone(), verdict, effective_at, changed: true });
+        self.entries.insert(call.key.clone(), Entry { order_id, operation, amount, verdict, effective_at, changed: true });
         reply
     }
 
@@ -170,10 +170,10 @@ impl Books {
             &entries,
             |r| [
                 r.0.as_str(),
-                r.1.call.order_id.0,
-                r.1.call.operation.as_str(),
-                r.1.call.amount.amount_minor,
-                r.1.call.amount.currency.as_str().to_owned(),
+                r.1.order_id.0,
+                r.1.operation.as_str(),
+                r.1.amount.amount_minor,
+                r.1.amount.currency.as_str(),
                 r.1.verdict.as_ref().map(|verdict| written(verdict).0),
                 r.1.verdict.as_ref().and_then(|verdict| written(verdict).1),
                 r.1.effective_at.0,
@@ -218,7 +218,7 @@ async fn charges(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<BTreeMap<OrderI
     Ok(rows.into_iter().map(charge).collect())
 }
 
-async fn entries(conn: &mut Conn<'_>, keys: &[String]) -> Result<HashMap<String, Entry>, Error> {
+async fn entries(conn: &mut Conn<'_>, keys: &[String]) -> Result<BTreeMap<String, Entry>, Error> {
     type Row = (String, Uuid, String, i64, String, Option<String>, Option<String>, i64);
     let rows = select_in!(
         conn,
@@ -231,20 +231,14 @@ async fn entries(conn: &mut Conn<'_>, keys: &[String]) -> Result<HashMap<String,
         .map(|(key, order, operation, amount_minor, currency, answer, code, effective_at_us)| {
             let corrupt = || Error::Corrupt(format!("provider call {key}"));
             let currency = currency.parse().map_err(|_| corrupt())?;
-            let call = Call {
-                operation: Operation::parse(&operation).ok_or_else(corrupt)?,
-                order_id: order.into(),
-                amount: Money::new(amount_minor, currency),
-                // Not kept: a key's answer does not depend on it any more.
-                token: String::new(),
-                key: key.clone(),
-            };
+            let operation = Operation::parse(&operation).ok_or_else(corrupt)?;
+            let (order_id, amount) = (order.into(), Money::new(amount_minor, currency));
             let verdict = match answer {
                 Some(answer) => Some(read(&answer, code).ok_or_else(corrupt)?),
                 None => None,
             };
             let effective_at = Timestamp(effective_at_us);
-            Ok((key, Entry { call, verdict, effective_at, changed: false }))
+            Ok((key, Entry { order_id, operation, amount, verdict, effective_at, changed: false }))
         })
         .collect()
 }
