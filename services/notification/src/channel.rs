@@ -35,7 +35,7 @@ pub struct Console;
 impl Channel for Console {
     fn deliver<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<(), String>> {
         let Letter { notification_id, order_id, template, .. } = letter;
-        tracing::debug!(target: "notification", { notification.id = %notification_id, order.id = %order_id, template }, "notified");
+        tracing::debug!(notification.id = %notification_id, order.id = %order_id, template, "notified");
         Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -17,7 +17,11 @@ use kit::{
     Idempotency, Metrics, Tasks,
     http::{AppConfig, Check},
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
 
 /// How long requests and messages under way may take to end, once told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -100,6 +104,8 @@ pub(crate) struct Running {
     services: Services,
     tasks: Tasks,
     logs: Vec<Log>,
+    /// Ctrl-C or SIGTERM came.
+    told_to_stop: CancellationToken,
     _lock: File,
 }
 
@@ -112,6 +118,9 @@ pub(crate) fn databases(data: &Path) -> Vec<(&'static str, Database)> {
 
 pub(crate) async fn start(options: Options) -> Result<Running, Error> {
     let Options { data, listen, services } = options;
+    // First of all: whoever has seen it start may tell it to stop.
+    let signals =
+        (signal(SignalKind::interrupt()).map_err(Error::Signal)?, signal(SignalKind::terminate()).map_err(Error::Signal)?);
     let lock = lock(&data)?;
     // Taken before anything is opened: a taken port must not cost a start.
     let listener = TcpListener::bind(listen).await.map_err(|source| Error::Listen { address: listen, source })?;
@@ -190,6 +199,8 @@ pub(crate) async fn start(options: Options) -> Result<Running, Error> {
         health: logs.iter().map(check).collect(),
         env,
     });
+    let told_to_stop = CancellationToken::new();
+    tasks.spawn("signals", hear(signals, told_to_stop.clone(), tasks.stopping()));
     let serving = tasks.clone();
     tasks.spawn("http", async move { kit::http::serve(listener, app, &serving).await });
     Ok(Running {
@@ -201,8 +212,18 @@ pub(crate) async fn start(options: Options) -> Result<Running, Error> {
         services,
         tasks,
         logs,
+        told_to_stop,
         _lock: lock,
     })
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn hear((mut interrupt, mut terminate): (Signal, Signal), told_to_stop: CancellationToken, stopping: CancellationToken) {
+    tokio::select! {
+        _ = interrupt.recv() => told_to_stop.cancel(),
+        _ = terminate.recv() => told_to_stop.cancel(),
+        () = stopping.cancelled() => {}
+    }
 }
 
 /// One process a data directory: two would both believe that they are the one writer.
@@ -290,10 +311,8 @@ impl Running {
 
     /// Waits for Ctrl-C, SIGTERM, or a task that panicked.
     pub(crate) async fn until_told_to_stop(&self) -> Result<(), Error> {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(Error::Signal)?;
         tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Error::Signal),
-            _ = terminate.recv() => Ok(()),
+            () = self.told_to_stop.cancelled() => Ok(()),
             () = self.tasks.stopping().cancelled_owned() => match self.tasks.panicked() {
                 Some(task) => Err(Error::Panicked(task)),
                 None => Ok(()),

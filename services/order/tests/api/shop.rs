@@ -43,7 +43,7 @@ mod asking;
 /// Longer than anything here takes; only a failing test waits it out.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait for a change before looking again.
-pub(crate) const MOMENT: Duration = Duration::from_millis(5);
+const MOMENT: Duration = Duration::from_millis(5);
 /// The longest that the timer sleeps between two looks for due sagas, and a little more.
 const NUDGE: Duration = Duration::from_millis(60);
 
