@@ -152,7 +152,8 @@ impl Log {
         self.inner.readers.acquire().await
     }
 
-    /// The rows after a position, in order, at most `limit`: from memory where they are there, else from the database.
+    /// The next rows after a position, in order, at most `limit`: from memory where they are there, else from the database.
+    /// There may be more than what comes; there is nothing more only when nothing comes.
     ///
     /// # Errors
     /// [`Error::Unavailable`].

@@ -307,7 +307,14 @@ impl Shop {
     pub(crate) async fn rows(&self) -> Vec<Arc<Message>> {
         // Another process may have appended too.
         self.log().refresh().await.unwrap();
-        self.log().after(0, 100_000).await.unwrap()
+        let mut rows: Vec<Arc<Message>> = Vec::new();
+        loop {
+            let more = self.log().after(rows.last().map_or(0, |row| row.position), 1_000).await.unwrap();
+            if more.is_empty() {
+                return rows;
+            }
+            rows.extend(more);
+        }
     }
 
     pub(crate) async fn published(&self, topic: &str) -> Vec<Arc<Message>> {
