@@ -116,7 +116,7 @@ impl<H: Consumer> Running<H> {
             let reached = match self.deliver(&one, None).await? {
                 Ok(reached) => reached,
                 // The one to blame: the database will never take its effects.
-                Err(error) => self.deliver(&one, Some(error.to_string())).await?.ok()?,
+                Err(error) => self.set_aside(&one, &error.to_string()).await?,
             };
             if reached != next {
                 return Some(reached);
@@ -124,6 +124,23 @@ impl<H: Consumer> Running<H> {
             from = next;
         }
         Some(from)
+    }
+
+    /// Makes a message a dead letter, for as long as that takes: passing it over would lose it.
+    async fn set_aside(&self, one: &Batch, why: &str) -> Option<i64> {
+        let mut attempt = 0;
+        loop {
+            match self.deliver(one, Some(why.to_owned())).await? {
+                Ok(reached) => return Some(reached),
+                Err(error) => {
+                    attempt += 1;
+                    tracing::error!(consumer = self.name, %error, attempt, offset = one.from, "a message can be neither handled nor set aside");
+                    if !self.pause(attempt).await {
+                        return None;
+                    }
+                }
+            }
+        }
     }
 
     /// Delivers until it is committed, lost or refused for good. `poison` turns every message into a dead letter.

@@ -8,7 +8,7 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 use contract::{Message, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{DeadLetter, Error, Job, Log, Opened, Unit, backoff, db::Owned, dead_letter, insert_many, on, read};
+use crate::{DeadLetter, Error, Job, Log, Opened, Unit, backoff, db::Owned, dead_letter, for_update, insert_many, on, read};
 
 /// Decides a service's work. What it decides on is loaded through the unit, in the same transaction.
 pub trait Handler: Send + Sync + 'static {
@@ -383,7 +383,11 @@ impl<H: Handler> Task<H> {
     async fn look_up(&self, position: i64) -> Result<Option<uuid::Uuid>, sqlx::Error> {
         let mut connection = self.log.database().connect().await?;
         connection.begin().await?;
-        on!(&mut connection.conn(), |c| sqlx::query::<DB>("UPDATE head SET position = position").execute(c).await.map(drop))?;
+        // PostgreSQL needs the row's lock; SQLite's transaction is one, and a full disk must not stop the look.
+        let lock = for_update(&connection.conn());
+        on!(&mut connection.conn(), |c| {
+            sqlx::QueryBuilder::<DB>::new("SELECT position FROM head").push(lock).build().execute(c).await.map(drop)
+        })?;
         let found = on!(&mut connection.conn(), |c| {
             sqlx::query_scalar::<DB, uuid::Uuid>("SELECT id FROM log WHERE position = $1").bind(position).fetch_optional(c).await
         });

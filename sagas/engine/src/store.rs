@@ -27,17 +27,20 @@ macro_rules! columns {
     };
 }
 
-/// Loads and locks the instances with these ids, in key order. One that does not exist is not in the answer.
+/// Loads and locks the instances with these ids, in key order. One that does not exist is not in the answer; nor is one whose row
+/// this build can't read, so that it never stops the others.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for a row that this build did not write; else what the database said.
+/// What the database said.
 pub async fn load<S: Saga>(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<HashMap<Uuid, Instance<S>>, Error> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();
     let tail = format!("ORDER BY id{}", for_update(conn));
     let rows = select_in!(conn, Row, concat!("SELECT ", columns!(), " FROM sagas WHERE id IN"), &ids, &tail)?;
-    rows.into_iter().map(|row| Ok((row.0, instance(row)?))).collect()
+    let readable =
+        |row: Row| instance(row).inspect_err(|error| tracing::error!(%error, "a saga can't be read; it is left alone")).ok();
+    Ok(rows.into_iter().filter_map(|row| Some((row.0, readable(row)?))).collect())
 }
 
 fn instance<S: Saga>(row: Row) -> Result<Instance<S>, Error> {

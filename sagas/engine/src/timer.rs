@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store;
 
-/// How often the table is asked for due instances: one look-up by index.
+/// How often the table is asked for due instances: one look-up by index. Each look may fire a few hundred.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// After a failed look.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -19,8 +19,7 @@ where
 {
     loop {
         let pause = match look(&log, &fire).await {
-            Ok(true) => continue,
-            Ok(false) => LOOK_EVERY,
+            Ok(()) => LOOK_EVERY,
             Err(Error::Closed) => return,
             Err(error) => {
                 tracing::warn!(%error, "can't look for due sagas; trying again");
@@ -35,16 +34,11 @@ where
     }
 }
 
-/// Whether there was something due.
-async fn look<F>(log: &Log, fire: &impl Fn() -> F) -> Result<bool, Error>
+async fn look<F>(log: &Log, fire: &impl Fn() -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,
 {
     let now = log.env().now();
     let due = store::due(&mut log.reader().await?.conn(), now, 1).await?;
-    if due.is_empty() {
-        return Ok(false);
-    }
-    fire().await?;
-    Ok(true)
+    if due.is_empty() { Ok(()) } else { fire().await }
 }

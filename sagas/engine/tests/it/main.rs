@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use contract::{Currency, Meta, Money, saga::Event};
 use eventlog::{
-    Env, Error, Handler, Job, Log, Stored, Unit, Writer, WriterLimits,
+    Env, Error, Handler, Job, Log, Stored, Unit, Writer, WriterLimits, on,
     testing::{TestClock, TestDatabase},
 };
 use saga::{
@@ -48,7 +48,7 @@ impl Handler for Host {
                     vec![Applied::Moved { ended: false }]
                 }
                 Work::Hear(id, input) => vec![self.0.apply(unit, &job.meta, sagas.get_mut(id).unwrap(), *input, None)],
-                Work::Due => due.iter().map(|id| self.0.deadline(unit, sagas.get_mut(id).unwrap())).collect(),
+                Work::Due => due.iter().filter_map(|id| Some(self.0.deadline(unit, sagas.get_mut(id)?))).collect(),
             });
         }
         skald_engine::save(unit.conn(), &sagas.values().collect::<Vec<_>>()).await?;
@@ -211,6 +211,27 @@ async fn an_answer_in_the_same_batch_makes_its_deadline_stale() {
     assert_eq!(heard, Applied::Moved { ended: false });
     assert!(fired.is_empty() || fired == [Applied::Ignored(Why::Stale)], "{fired:?}");
     assert_eq!((host.saga(id).await.state, host.saga(id).await.attempt), (State::AuthorizingPayment, 1));
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_cannot_be_read_stops_nobody() {
+    let (database, clock) = (TestDatabase::fresh().await, TestClock::start());
+    let host = Running::start(&database, &clock).await;
+    let (broken, good) = (host.placed(1).await, host.placed(2).await);
+    host.stop().await;
+    let mut opened = Log::open(database.database.clone(), "host", &[MIGRATION], Env::system()).await.unwrap();
+    on!(&mut opened.connection.conn(), |c| sqlx::query::<DB>("UPDATE sagas SET state = 'Nonsense' WHERE id = $1")
+        .bind(broken)
+        .execute(c)
+        .await
+        .map(drop))
+    .unwrap();
+    drop(opened);
+    let host = Running::start(&database, &clock).await;
+    host.clock.advance(DEADLINE * 2);
+    host.does(Work::Due).await;
+    assert_eq!(host.saga(good).await.attempt, 2);
     host.stop().await;
 }
 
