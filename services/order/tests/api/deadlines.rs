@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::shop::{OPERATOR, Shop, authorized, captured, committed, released, reserved, voided};
 
 const STEP: Duration = Duration::from_secs(5);
-const LONG: Duration = Duration::from_secs(60);
+/// Twice the longest wait between two askings: jitter may double it.
+const LONG: Duration = Duration::from_secs(120);
 
 fn state(wanted: &'static str) -> impl Fn(&Value) -> bool {
     move |order| order["saga"]["state"] == wanted
@@ -26,7 +27,7 @@ async fn stock_that_is_not_answered_for_is_released() {
         shop.asks_again(STEP / 2, id).await;
         assert_eq!(shop.asked(id).await.len(), tries);
     }
-    let order = shop.passes(STEP, id, state("ReleasingStock")).await;
+    let order = shop.passes(STEP * 2, id, state("ReleasingStock")).await;
     assert_eq!((&order["status"], &order["reason"]), (&"pending".into(), &"stock_timeout".into()));
     let mut asked = vec!["product.ReserveStock"; 3];
     asked.push("product.ReleaseStock");

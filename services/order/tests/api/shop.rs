@@ -43,7 +43,7 @@ mod asking;
 /// Longer than anything here takes; only a failing test waits it out.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// How long to wait for a change before looking again.
-const MOMENT: Duration = Duration::from_millis(5);
+const MOMENT: Duration = Duration::from_millis(50);
 /// The longest that the timer sleeps between two looks for due sagas, and a little more.
 const NUDGE: Duration = Duration::from_millis(60);
 
@@ -298,7 +298,7 @@ impl Shop {
         id
     }
 
-    /// The order as Alice sees it.
+    /// The order as an operator sees it, which is as anybody does.
     pub(crate) async fn order(&self, id: OrderId) -> Value {
         self.get(format!("/v1/orders/{id}")).by(OPERATOR).empty().await.is(200).body.clone()
     }
@@ -349,25 +349,27 @@ impl Shop {
         tokio::time::timeout(DEADLINE, logged).await.unwrap_or_else(|_| panic!("{count} rows of {kind} come"))
     }
 
-    /// Moves the clock on, and on, until the order is as wanted.
+    /// Lets deadlines pass, one every `time`, until the order is as wanted.
     pub(crate) async fn passes(&self, time: Duration, id: OrderId, wanted: impl Fn(&Value) -> bool) -> Value {
-        self.until(time, async || Some(self.order(id).await).filter(|order| wanted(order))).await
+        loop {
+            let order = self.order(id).await;
+            if wanted(&order) {
+                return order;
+            }
+            self.asks_again(time, id).await;
+        }
     }
 
-    /// Moves the clock on until one more command is asked.
+    /// Moves the clock on, so that one more command is asked.
     pub(crate) async fn asks_again(&self, time: Duration, id: OrderId) {
-        let asked = self.asked(id).await.len();
-        self.until(time, async || (self.asked(id).await.len() > asked).then_some(())).await;
-    }
-
-    async fn until<T>(&self, time: Duration, reached: impl AsyncFn() -> Option<T>) -> T {
         let mut head = self.log().head();
+        let before = self.asked(id).await.len();
         self.clock.advance(time);
-        let reaching = async {
+        let asked = async {
             loop {
                 head.mark_unchanged();
-                if let Some(reached) = reached().await {
-                    return reached;
+                if self.asked(id).await.len() > before {
+                    return;
                 }
                 // The timer may have been looking just when the clock was moved; then it sleeps once more.
                 if tokio::time::timeout(MOMENT, head.changed()).await.is_err() {
@@ -375,7 +377,7 @@ impl Shop {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, reaching).await.expect("it gets there in time")
+        tokio::time::timeout(DEADLINE, asked).await.expect("a command is asked");
     }
 
     /// Delivers a participant's reply, as the bus would.
