@@ -37,8 +37,8 @@ postgres what="test":
 
 # Orders per second with 256 clients, then the latency that one client alone sees. Release build, SQLite, this machine.
 bench:
-    ci/demo.sh --mix happy --orders 30000 --concurrency 256 --seed 1
-    ci/demo.sh --mix happy --orders 1000 --concurrency 1 --seed 1
+    ci/demo.sh --mix happy --orders 60000 --concurrency 256 --seed 1
+    ci/demo.sh --mix happy --orders 2000 --concurrency 1 --seed 1
 
 # What may be linked in: bans, licences, sources, and the advisories of the day (these need the net and cargo-deny).
 deny:
