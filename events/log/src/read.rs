@@ -107,6 +107,8 @@ impl Log {
             return Err(OpenError::OtherService { database: database.to_string(), found, wanted: service.to_owned() });
         }
         let readers = database.readers()?;
+        // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
+        drop(readers.acquire().await.map_err(unreadable)?);
         let (head, tail) = (watch::Sender::new(position), Mutex::default());
         let (commits, dead_letters) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Opened {

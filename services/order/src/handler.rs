@@ -59,9 +59,16 @@ pub struct Place {
 
 /// Who asks for a cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    Customer(CustomerId),
-    Operator,
+pub struct By {
+    pub id: CustomerId,
+    /// May cancel for others; one's own order is cancelled as any customer's is.
+    pub is_operator: bool,
+}
+
+impl By {
+    fn may_cancel_for(self, customer: CustomerId) -> bool {
+        self.is_operator || self.id == customer
+    }
 }
 
 /// What came of it.
@@ -170,9 +177,7 @@ impl Batch<'_> {
                 Done::Handled
             }
             Work::Cancel { order_id, by } => match sagas.get_mut(&order_id.0) {
-                Some(instance) if *by == By::Operator || *by == By::Customer(instance.context.customer_id) => {
-                    self.cancel(unit, &job.meta, instance, *by)
-                }
+                Some(instance) if by.may_cancel_for(instance.context.customer_id) => self.cancel(unit, &job.meta, instance, *by),
                 _ => Done::Unknown,
             },
             Work::Steer { order_id, verb, note } => match sagas.get_mut(&order_id.0) {
@@ -210,7 +215,8 @@ impl Batch<'_> {
     fn cancel(&mut self, unit: &mut Unit<'_>, meta: &Meta, instance: &mut Instance<OrderSaga>, by: By) -> Done {
         // Past the pivot an operator's cancel is refused like the customer's; forcing it is a verb of its own.
         let may_cancel = matches!(instance.state, State::ReservingStock | State::AuthorizingPayment);
-        let input = if by == By::Operator && may_cancel { Input::CompensationForced } else { Input::CancelAsked };
+        let own = by.id == instance.context.customer_id;
+        let input = if !own && may_cancel { Input::CompensationForced } else { Input::CancelAsked };
         let applied = self.apply(unit, meta, instance, input, None);
         verdict(applied, instance)
     }

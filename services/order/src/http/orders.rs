@@ -177,7 +177,7 @@ pub(crate) async fn cancel(
         Begun::Fresh(in_flight) => in_flight,
         Begun::Repeated(stored) => return repeated(&shop, stored.location.as_deref(), None).await,
     };
-    let by = if caller.role.reads_everything() { By::Operator } else { By::Customer(caller.id) };
+    let by = By { id: caller.id, is_operator: caller.role.reads_everything() };
     let meta = Meta { correlation: Some(id.0), trace, actor: Some(caller.actor()), cause: None };
     let job = Job { work: Work::Cancel { order_id: id, by }, meta };
     let answer = shop.writer.request(job, in_flight.as_ref().map(|in_flight| in_flight.key)).await?;

@@ -76,6 +76,13 @@ async fn what_is_being_cancelled_for_another_reason_keeps_it() {
 }
 
 #[tokio::test]
+async fn an_admin_who_cancels_an_order_of_their_own_is_its_customer() {
+    let shop = Shop::open().await;
+    let id = shop.place_for(ADMIN).await;
+    assert_eq!(cancel(&shop, id).by(ADMIN).empty().await.is(202).body["reason"], "cancelled_by_customer");
+}
+
+#[tokio::test]
 async fn an_operators_cancel_says_so() {
     let shop = Shop::open().await;
     for (who, state, next) in [(OPERATOR, "ReservingStock", "ReleasingStock"), (ADMIN, "AuthorizingPayment", "VoidingPayment")] {

@@ -161,7 +161,10 @@ impl Running {
         let waived = self.place(101, "tok_slow", &[(1, 5)]).await;
         for (order_id, key) in [(cancelled, 102), (waived, 103)] {
             self.until(order_id, "AuthorizingPayment").await;
-            self.ask(Work::Cancel { order_id, by: By::Operator }, Some(key), |done| *done == Done::Accepted(order_id)).await;
+            self.ask(Work::Cancel { order_id, by: By { id: uuid::Uuid::max().into(), is_operator: true } }, Some(key), |done| {
+                *done == Done::Accepted(order_id)
+            })
+            .await;
         }
         let note = Some("the customer was paid in cash".to_owned());
         let work = Work::Steer { order_id: waived, verb: Input::CompletionForced, note };
