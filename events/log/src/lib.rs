@@ -8,6 +8,7 @@ mod db;
 mod dead_letter;
 mod env;
 mod error;
+mod group;
 mod migrate;
 mod read;
 mod sql;

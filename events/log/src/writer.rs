@@ -1,14 +1,13 @@
-//! Group commit: whatever has gathered in the queue is decided in memory and appended in one transaction.
+//! The door to a service's writer: what can be asked of it, and the handler that a service brings along.
 //!
-//! The order inside a transaction is always the same, so that replicas never deadlock: progress; the handler's rows, sorted by
-//! key; idempotency keys, sorted; then the head and the log. One that loses leaves the batch, and never fails its neighbours.
+//! Never here: transactions; `group.rs` takes what has gathered behind this door and commits it together.
 
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use contract::{Message, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{DeadLetter, Error, Job, Log, Opened, Unit, backoff, db::Owned, dead_letter, for_update, insert_many, on, read};
+use crate::{Error, Job, Log, Opened, Unit, group::Task};
 
 /// Decides a service's work. What it decides on is loaded through the unit, in the same transaction.
 pub trait Handler: Send + Sync + 'static {
@@ -104,21 +103,12 @@ impl Default for WriterLimits {
     }
 }
 
-/// How often a batch of one is decided anew after it lost to a concurrent change.
-const CONFLICTS_MAX: u32 = 5;
-/// How long the outcome of a commit without an answer is looked for.
-const SETTLE_TRIES: u32 = 8;
-const RETRY_FIRST: Duration = Duration::from_millis(20);
-const RETRY_CAP: Duration = Duration::from_secs(2);
-
-/// Idempotency keys deleted in one transaction.
-const FORGOTTEN_MAX: i64 = 1_000;
 /// How long an idempotency key is kept.
 pub const KEYS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
-enum Entry<H: Handler> {
+pub(crate) enum Entry<H: Handler> {
     Request {
         job: Job<H::Work>,
         key: Option<IdempotencyKey>,
@@ -137,7 +127,7 @@ enum Entry<H: Handler> {
 }
 
 impl<H: Handler> Entry<H> {
-    fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         match self {
             Self::Request { .. } => 1,
             Self::Delivery { items, .. } => items.len().max(1),
@@ -145,7 +135,7 @@ impl<H: Handler> Entry<H> {
         }
     }
 
-    fn fail(self, error: Error) {
+    pub(crate) fn fail(self, error: Error) {
         // A reply that nobody waits for any more is no loss: the caller gave up.
         match self {
             Self::Request { reply, .. } => drop(reply.send(Err(error))),
@@ -155,7 +145,7 @@ impl<H: Handler> Entry<H> {
 }
 
 /// What an entry got out of a committed transaction.
-enum Outcome<D> {
+pub(crate) enum Outcome<D> {
     Answer(Answer<D>),
     Committed(Vec<D>),
     Lost,
@@ -233,372 +223,4 @@ impl<H: Handler> Writer<H> {
         self.queue.send(Entry::Delivery { claim, items, reply }).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
-}
-
-struct Task<H: Handler> {
-    log: Log,
-    connection: Option<Owned>,
-    handler: Arc<H>,
-    entries: mpsc::Receiver<Entry<H>>,
-    batch_max: usize,
-}
-
-impl<H: Handler> Task<H> {
-    async fn run(mut self) {
-        let mut held = None;
-        while let Some(batch) = self.gather(&mut held).await {
-            self.commit(batch).await;
-        }
-        if let Some(connection) = self.connection.take()
-            && let Err(error) = connection.close().await
-        {
-            tracing::warn!(service = self.log.service(), %error, "the writer's connection did not close cleanly");
-        }
-    }
-
-    /// What has gathered, up to the batch's bound. The entry that would pass the bound is held for the next batch.
-    async fn gather(&mut self, held: &mut Option<Entry<H>>) -> Option<Vec<Entry<H>>> {
-        let first = match held.take() {
-            Some(entry) => entry,
-            None => self.entries.recv().await?,
-        };
-        let mut weight = first.weight();
-        let mut batch = vec![first];
-        while let Ok(entry) = self.entries.try_recv() {
-            weight += entry.weight();
-            if weight > self.batch_max {
-                *held = Some(entry);
-                break;
-            }
-            batch.push(entry);
-        }
-        Some(batch)
-    }
-
-    async fn commit(&mut self, batch: Vec<Entry<H>>) {
-        match self.settled(&batch).await {
-            Ok(outcomes) => self.reply(batch, outcomes),
-            Err(error @ (Error::Conflict(_) | Error::Refused(_) | Error::Corrupt(_))) if batch.len() > 1 => {
-                tracing::debug!(service = self.log.service(), %error, entries = batch.len(), "batch rolled back; trying each by itself");
-                for entry in batch {
-                    self.commit_alone(entry).await;
-                }
-            }
-            Err(Error::Conflict(_)) => {
-                for entry in batch {
-                    self.commit_alone(entry).await;
-                }
-            }
-            Err(error) => {
-                for entry in batch {
-                    entry.fail(error.clone());
-                }
-            }
-        }
-    }
-
-    async fn commit_alone(&mut self, entry: Entry<H>) {
-        let batch = [entry];
-        let mut conflicts = 0;
-        let settled = loop {
-            match self.settled(&batch).await {
-                Err(Error::Conflict(_)) if conflicts < CONFLICTS_MAX => conflicts += 1,
-                settled => break settled,
-            }
-        };
-        let [entry] = batch;
-        match settled {
-            Ok(outcomes) => self.reply(vec![entry], outcomes),
-            Err(error) => entry.fail(error),
-        }
-    }
-
-    fn reply(&self, batch: Vec<Entry<H>>, outcomes: Vec<Outcome<H::Done>>) {
-        for (entry, outcome) in batch.into_iter().zip(outcomes) {
-            match (entry, outcome) {
-                (Entry::Request { reply, .. }, Outcome::Answer(answer)) => drop(reply.send(Ok(answer))),
-                (Entry::Delivery { reply, .. } | Entry::Forget { reply, .. }, Outcome::Committed(done)) => {
-                    drop(reply.send(Ok(Delivered::Committed)));
-                    self.handler.committed(done);
-                }
-                (Entry::Delivery { reply, .. }, Outcome::Lost) => drop(reply.send(Ok(Delivered::Lost))),
-                (Entry::Request { .. }, Outcome::Committed(_) | Outcome::Lost)
-                | (Entry::Delivery { .. }, Outcome::Answer(_))
-                | (Entry::Forget { .. }, Outcome::Answer(_) | Outcome::Lost) => {
-                    unreachable!("outcomes are made in the order of the entries")
-                }
-            }
-        }
-    }
-
-    /// One attempt, with its outcome known: a commit without an answer is looked up, never decided anew.
-    async fn settled(&mut self, batch: &[Entry<H>]) -> Result<Vec<Outcome<H::Done>>, Error> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.log.database().connect().await?,
-        };
-        connection.begin().await?;
-        let prepared = match self.prepare(&mut connection, batch).await {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                // A connection that can't even roll back is thrown away; the server rolls back for it.
-                if connection.end("ROLLBACK").await.is_ok() {
-                    self.connection = Some(connection);
-                }
-                return Err(error);
-            }
-        };
-        match connection.end("COMMIT").await {
-            Ok(()) => self.connection = Some(connection),
-            // PostgreSQL itself said that it did not commit.
-            Err(error @ sqlx::Error::Database(_)) if matches!(connection, Owned::Postgres(_)) => return Err(error.into()),
-            Err(error) => {
-                drop(connection);
-                tracing::warn!(service = self.log.service(), %error, "a commit got no answer; looking for its rows");
-                let Some(first) = prepared.rows.first() else { return Err(Error::OutcomeUnknown) };
-                if !self.is_committed(first).await? {
-                    return Err(error.into());
-                }
-            }
-        }
-        self.log.committed(prepared.rows, prepared.dead_letters);
-        Ok(prepared.outcomes)
-    }
-
-    /// Whether `row` is in the log, asked under the head's lock on a new connection: whoever committed is done then.
-    async fn is_committed(&self, row: &Message) -> Result<bool, Error> {
-        for attempt in 1..=SETTLE_TRIES {
-            match self.look_up(row.position).await {
-                Ok(found) => return Ok(found == Some(row.id.0)),
-                Err(error) => {
-                    tracing::warn!(service = self.log.service(), %error, attempt, "can't look up a commit's outcome yet")
-                }
-            }
-            let env = self.log.env();
-            env.sleep(backoff(env, attempt, RETRY_FIRST, RETRY_CAP)).await;
-        }
-        Err(Error::OutcomeUnknown)
-    }
-
-    async fn look_up(&self, position: i64) -> Result<Option<uuid::Uuid>, sqlx::Error> {
-        let mut connection = self.log.database().connect().await?;
-        connection.begin().await?;
-        // PostgreSQL needs the row's lock; SQLite's transaction is one, and a full disk must not stop the look.
-        let lock = for_update(&connection.conn());
-        on!(&mut connection.conn(), |c| {
-            sqlx::QueryBuilder::<DB>::new("SELECT position FROM head").push(lock).build().execute(c).await.map(drop)
-        })?;
-        let found = on!(&mut connection.conn(), |c| {
-            sqlx::query_scalar::<DB, uuid::Uuid>("SELECT id FROM log WHERE position = $1").bind(position).fetch_optional(c).await
-        });
-        connection.end("ROLLBACK").await?;
-        found
-    }
-
-    /// Everything of a transaction but its end.
-    async fn prepare(&self, connection: &mut Owned, batch: &[Entry<H>]) -> Result<Prepared<H::Done>, Error> {
-        let mut unit = Unit::new(connection.conn(), self.log.env());
-        let lost = claim(&mut unit, batch).await?;
-        let mut stored = stored_answers(&mut unit, batch).await?;
-
-        let mut jobs: Vec<&Job<H::Work>> = Vec::new();
-        let mut letters = Vec::new();
-        let mut from_message = Vec::new();
-        for (entry, lost) in batch.iter().zip(&lost) {
-            match entry {
-                Entry::Request { job, key, .. } => {
-                    if !key.is_some_and(|key| stored.contains_key(&key.key)) {
-                        jobs.push(job);
-                        from_message.push(None);
-                    }
-                }
-                Entry::Delivery { claim, items, .. } if !lost => {
-                    for item in items {
-                        match &item.work {
-                            Ok(job) => {
-                                jobs.push(job);
-                                from_message.push(Some((claim, item)));
-                            }
-                            Err(error) => letters.push((claim, item, error.clone())),
-                        }
-                    }
-                }
-                Entry::Delivery { .. } => {}
-                Entry::Forget { before, .. } => forget(&mut unit, *before).await?,
-            }
-        }
-
-        let mut done = Vec::new();
-        if !jobs.is_empty() {
-            done = self.handler.handle(&mut unit, &jobs).await?;
-            assert_eq!(done.len(), jobs.len(), "a handler gives one result a job");
-        }
-        for (index, why) in std::mem::take(&mut unit.refused) {
-            let (claim, item) = from_message[index].expect("only what came as a message can be refused as one");
-            letters.push((claim, item, why));
-        }
-        if !letters.is_empty() {
-            let letters = letters.into_iter().map(|(claim, item, why)| {
-                let (letter, meta) = DeadLetter::new(claim, item.offset, &item.message, &why);
-                (letter, item.message.key.clone(), meta)
-            });
-            dead_letter::keep(&mut unit, letters.collect()).await?;
-        }
-
-        let dead_letters = unit.rows.iter().filter(|row| row.payload.kind == DeadLetter::KIND).count() as u64;
-        let mut answers: Vec<(IdempotencyKey, Stored)> = Vec::new();
-        let mut done = done.into_iter();
-        let outcomes = batch
-            .iter()
-            .zip(lost)
-            .map(|(entry, lost)| match entry {
-                Entry::Request { key, .. } => Outcome::Answer(match key.and_then(|key| Some((key, stored.remove(&key.key)?))) {
-                    Some((key, stored)) if stored.fingerprint == key.fingerprint => Answer::Repeated(stored),
-                    Some(_) => Answer::KeyReused,
-                    None => {
-                        let done = done.next().expect("counted above");
-                        answers.extend(key.and_then(|key| Some((key, self.handler.answer(&done)?))));
-                        Answer::Done(done)
-                    }
-                }),
-                Entry::Delivery { .. } if lost => Outcome::Lost,
-                Entry::Forget { .. } => Outcome::Committed(Vec::new()),
-                Entry::Delivery { items, .. } => {
-                    let readable = items.iter().filter(|item| item.work.is_ok()).count();
-                    Outcome::Committed(done.by_ref().take(readable).collect())
-                }
-            })
-            .collect();
-
-        let now_us = unit.now().0;
-        answers.sort_by_key(|(key, _)| key.key);
-        if !answers.is_empty() {
-            insert_many!(
-                unit.conn(),
-                "INSERT INTO idempotency (key, fingerprint, status, location, body, time_us)",
-                &answers,
-                |r| [
-                    r.0.key.to_vec(),
-                    r.0.fingerprint.to_vec(),
-                    i64::from(r.1.status),
-                    r.1.location.as_deref(),
-                    r.1.body.as_str(),
-                    now_us
-                ],
-                ""
-            )?;
-        }
-        let rows = append(&mut unit).await?;
-        Ok(Prepared { outcomes, rows, dead_letters })
-    }
-}
-
-/// A transaction that only lacks its COMMIT.
-struct Prepared<D> {
-    outcomes: Vec<Outcome<D>>,
-    rows: Vec<Arc<Message>>,
-    dead_letters: u64,
-}
-
-/// Moves the progress of every delivery, in key order; tells which entries lost.
-async fn claim<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -> Result<Vec<bool>, Error> {
-    let mut lost = vec![false; batch.len()];
-    let mut claims: Vec<(usize, &Claim)> = batch
-        .iter()
-        .enumerate()
-        .filter_map(|(index, entry)| match entry {
-            Entry::Delivery { claim, .. } => Some((index, claim)),
-            Entry::Request { .. } | Entry::Forget { .. } => None,
-        })
-        .collect();
-    claims.sort_by_key(|(_, claim)| (&claim.consumer, &claim.topic, claim.partition));
-    for (index, claim) in claims {
-        let sql = if claim.from == 0 {
-            "INSERT INTO progress (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (consumer, topic, partition) DO UPDATE SET next_offset = excluded.next_offset WHERE progress.next_offset = $5"
-        } else {
-            "UPDATE progress SET next_offset = $4 WHERE consumer = $1 AND topic = $2 AND partition = $3 AND next_offset = $5"
-        };
-        let moved = on!(unit.conn(), |c| sqlx::query::<DB>(sql)
-            .bind(claim.consumer.as_str())
-            .bind(claim.topic.as_str())
-            .bind(claim.partition)
-            .bind(claim.next)
-            .bind(claim.from)
-            .execute(c)
-            .await
-            .map(|result| result.rows_affected()))?;
-        lost[index] = moved == 0;
-    }
-    Ok(lost)
-}
-
-/// Deletes old idempotency keys, a bounded number at a time.
-async fn forget(unit: &mut Unit<'_>, before: Timestamp) -> Result<(), Error> {
-    on!(unit.conn(), |c| sqlx::query::<DB>(
-        "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE time_us < $1 ORDER BY time_us LIMIT $2)"
-    )
-    .bind(before.0)
-    .bind(FORGOTTEN_MAX)
-    .execute(c)
-    .await
-    .map(drop))?;
-    Ok(())
-}
-
-/// The answers that the batch's idempotency keys already have.
-async fn stored_answers<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -> Result<HashMap<[u8; 32], Stored>, Error> {
-    let mut keys: Vec<Vec<u8>> = batch
-        .iter()
-        .filter_map(|entry| match entry {
-            Entry::Request { key: Some(key), .. } => Some(key.key.to_vec()),
-            _ => None,
-        })
-        .collect();
-    keys.sort();
-    let found = read::stored(unit.conn(), &keys).await?;
-    Ok(found.into_iter().filter_map(|(key, stored)| Some((key.try_into().ok()?, stored))).collect())
-}
-
-/// Takes the head's lock, gives the rows their positions and writes them: the last thing a transaction locks.
-async fn append(unit: &mut Unit<'_>) -> Result<Vec<Arc<Message>>, Error> {
-    let rows = std::mem::take(&mut unit.rows);
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    let count = i64::try_from(rows.len()).expect("a batch is far smaller than 2^63");
-    let head: i64 = on!(unit.conn(), |c| {
-        sqlx::query_scalar::<DB, i64>("UPDATE head SET position = position + $1 RETURNING position")
-            .bind(count)
-            .fetch_one(c)
-            .await
-    })?;
-    let now = unit.now();
-    let first = head - count + 1;
-    let messages: Vec<Arc<Message>> =
-        rows.into_iter().zip(first..).map(|(row, position)| Arc::new(row.at(position, now))).collect();
-    insert_many!(
-        unit.conn(),
-        "INSERT INTO log (position, id, stream, version, topic, key, kind, schema, data, cause, correlation, traceparent, tracestate, time_us, actor)",
-        &messages,
-        |r| [
-            r.position,
-            r.id.0,
-            r.stream.as_str(),
-            r.version,
-            r.topic.as_deref(),
-            r.key.as_deref(),
-            r.kind.as_str(),
-            r.schema,
-            r.data.as_str(),
-            r.meta.cause.map(|cause| cause.0),
-            r.meta.correlation,
-            r.meta.trace.parent.as_deref(),
-            r.meta.trace.state.as_deref(),
-            r.time.0,
-            r.meta.actor.as_deref()
-        ],
-        ""
-    )?;
-    Ok(messages)
 }
