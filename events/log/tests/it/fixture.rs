@@ -7,8 +7,8 @@ use std::sync::{
 
 use contract::{Encoded, Message, Meta};
 use skald_log::{
-    Env, Error, Handler, IdempotencyKey, Job, Log, Migration, New, OpenError, Opened, Stored, Unit, Writer, WriterLimits, on,
-    testing::TestDatabase,
+    Database, Env, Error, Handler, IdempotencyKey, Job, Log, Migration, New, OpenError, Opened, Stored, Unit, Writer,
+    WriterLimits, on, testing::TestDatabase,
 };
 use tokio::task::JoinHandle;
 
@@ -100,7 +100,16 @@ pub(crate) struct Running {
 }
 
 pub(crate) async fn open(database: &TestDatabase) -> Result<Opened, OpenError> {
-    Log::open(database.database.clone(), "test", &[MIGRATION], Env::system()).await
+    open_at(database.database.clone()).await
+}
+
+async fn open_at(database: Database) -> Result<Opened, OpenError> {
+    Log::open(database, "test", &[MIGRATION], Env::system()).await
+}
+
+/// A log that is reached another way than its database is.
+pub(crate) async fn start_on(database: Database) -> Running {
+    run(open_at(database).await.unwrap(), WriterLimits::default())
 }
 
 pub(crate) async fn start(database: &TestDatabase) -> Running {
@@ -108,8 +117,12 @@ pub(crate) async fn start(database: &TestDatabase) -> Running {
 }
 
 pub(crate) async fn start_with(database: &TestDatabase, limits: WriterLimits) -> Running {
+    run(open(database).await.unwrap(), limits)
+}
+
+fn run(opened: Opened, limits: WriterLimits) -> Running {
     let handler = Arc::new(Told::default());
-    let (writer, task) = Writer::new(open(database).await.unwrap(), handler.clone(), limits);
+    let (writer, task) = Writer::new(opened, handler.clone(), limits);
     #[expect(clippy::disallowed_methods, reason = "a test has no tasks of a process")]
     let task = tokio::spawn(task);
     Running { writer, handler, task }
