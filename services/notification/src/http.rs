@@ -59,7 +59,7 @@ impl From<Row> for NotificationView {
 
 /// List notifications, newest first: one's own; operators see all
 #[utoipa::path(
-    get, path = "/v1/notifications", tag = "notification", params(PageQuery),
+    get, path = "/v1/notifications", tag = "notification", security(("bearer" = [])), params(PageQuery),
     responses((status = 200, body = List<NotificationView>), (status = 401), (status = 422))
 )]
 async fn notifications(

@@ -58,7 +58,7 @@ struct OperationView {
 
 /// Look at the payment of an order
 #[utoipa::path(
-    get, path = "/v1/payments/{order_id}", tag = "payment",
+    get, path = "/v1/payments/{order_id}", tag = "payment", security(("bearer" = [])),
     params(("order_id" = Uuid, Path)),
     responses((status = 200, body = PaymentView), (status = 401), (status = 404))
 )]

@@ -80,7 +80,7 @@ async fn list(State(api): State<Api>, Query(query): Query<Products>) -> ApiResul
 }
 
 /// Adds a product with its first stock.
-#[utoipa::path(post, path = "/v1/products", tag = "product", request_body = NewProduct,
+#[utoipa::path(post, path = "/v1/products", tag = "product", security(("bearer" = [])), request_body = NewProduct,
     params(("Idempotency-Key" = Option<String>, Header, description = "makes repeating the request safe")),
     responses((status = 201, body = Product, headers(("Location" = String), ("ETag" = String))),
         (status = 403, description = "not an admin"), (status = 409, description = "`sku_taken`"), (status = 422)))]
@@ -110,7 +110,7 @@ async fn read(State(api): State<Api>, Path(id): Path<ProductId>) -> ApiResult<Re
 }
 
 /// Replaces what can change of a product: title, category and price.
-#[utoipa::path(put, path = "/v1/products/{id}", tag = "product", request_body = Replacement,
+#[utoipa::path(put, path = "/v1/products/{id}", tag = "product", security(("bearer" = [])), request_body = Replacement,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "the ETag that was read")),
     responses((status = 200, body = Product, headers(("ETag" = String))), (status = 403), (status = 404),
         (status = 412, description = "`version_changed`"), (status = 422)))]
@@ -127,7 +127,7 @@ async fn replace(
 }
 
 /// Changes some of title, category and price.
-#[utoipa::path(patch, path = "/v1/products/{id}", tag = "product", request_body = Changes,
+#[utoipa::path(patch, path = "/v1/products/{id}", tag = "product", security(("bearer" = [])), request_body = Changes,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "the ETag that was read")),
     responses((status = 200, body = Product, headers(("ETag" = String))), (status = 403), (status = 404),
         (status = 412, description = "`version_changed`"), (status = 422)))]
@@ -144,7 +144,7 @@ async fn change(
 }
 
 /// Removes a product: it can't be ordered any more, orders that hold some of it go on. Removing it again is no mistake.
-#[utoipa::path(delete, path = "/v1/products/{id}", tag = "product",
+#[utoipa::path(delete, path = "/v1/products/{id}", tag = "product", security(("bearer" = [])),
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "the ETag that was read")),
     responses((status = 204), (status = 403), (status = 404), (status = 412, description = "`version_changed`")))]
 async fn remove(
@@ -161,7 +161,7 @@ async fn remove(
 }
 
 /// Adds delivered pieces, or writes some off (`change` below zero).
-#[utoipa::path(post, path = "/v1/products/{id}/stock", tag = "product", request_body = StockChange,
+#[utoipa::path(post, path = "/v1/products/{id}/stock", tag = "product", security(("bearer" = [])), request_body = StockChange,
     params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header, description = "makes repeating the request safe")),
     responses((status = 200, body = Product, headers(("ETag" = String))), (status = 403), (status = 404),
         (status = 409, description = "`not_enough_stock`: fewer are free"), (status = 422)))]
