@@ -139,14 +139,19 @@ impl<H: Handler> Task<H> {
         };
         match connection.end("COMMIT").await {
             Ok(()) => self.connection = Some(connection),
-            // PostgreSQL itself said that it did not commit.
-            Err(error @ sqlx::Error::Database(_)) if matches!(connection, Owned::Postgres(_)) => return Err(error.into()),
             Err(error) => {
+                let error = Error::from(error);
+                // PostgreSQL says of a deferred check or a serialization failure that it did not commit. Of everything else, also its
+                // own shutdown, it may say so when the commit is durable already.
+                let refused = matches!(error, Error::Conflict(_) | Error::Refused(_)) && matches!(connection, Owned::Postgres(_));
                 drop(connection);
+                if refused {
+                    return Err(error);
+                }
                 tracing::warn!(service = self.log.service(), %error, "a commit got no answer; looking for its rows");
                 let Some(first) = prepared.rows.first() else { return Err(Error::OutcomeUnknown) };
                 if !self.is_committed(first).await? {
-                    return Err(error.into());
+                    return Err(error);
                 }
             }
         }
