@@ -13,13 +13,13 @@ macro_rules! on {
     ($conn:expr, |$c:ident| $body:expr) => {
         match $conn {
             $crate::Conn::Sqlite(connection) => {
-                #[allow(dead_code)]
+                #[allow(dead_code, reason = "a body may leave its database to inference")]
                 type DB = $crate::__sqlx::Sqlite;
                 let $c = &mut **connection;
                 $body
             }
             $crate::Conn::Postgres(connection) => {
-                #[allow(dead_code)]
+                #[allow(dead_code, reason = "a body may leave its database to inference")]
                 type DB = $crate::__sqlx::Postgres;
                 let $c = &mut **connection;
                 $body

@@ -3,7 +3,7 @@
 //! Never here: how they come to be (`tests/delivery.rs`).
 
 // Each test binary uses its own part of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test binary uses its part")]
 mod common;
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! Never here: what ends how (`tests/provider.rs`, `tests/faults.rs`).
 
 // Each test binary uses its own part of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test binary uses its part")]
 mod common;
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! Never here: the built-in provider's own behaviour (`tests/provider.rs`) or HTTP (`tests/api.rs`).
 
 // Each test binary uses its own part of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test binary uses its part")]
 mod common;
 
 use std::sync::atomic::Ordering;

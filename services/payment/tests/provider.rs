@@ -3,7 +3,7 @@
 //! Never here: scripted faults (`tests/faults.rs`) or HTTP (`tests/api.rs`).
 
 // Each test binary uses its own part of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test binary uses its part")]
 mod common;
 
 use common::{AMOUNT, House, authorize, capture, order, quick, void};
