@@ -35,6 +35,30 @@ crash rounds="20":
 postgres what="test":
     ci/postgres.sh {{ what }}
 
+# The bus on a real Kafka, which is fetched, started and stopped; `just kafka up` leaves one running.
+kafka what="test":
+    ci/kafka.sh {{ what }}
+
+# The five services as processes on a real Kafka and PostgreSQL: the scenarios, then everything that can go wrong.
+e2e kills="20":
+    ci/e2e.sh {{ kills }}
+
+# The same for long.
+chaos kills="200":
+    ci/e2e.sh {{ kills }}
+
+# TLS to Kafka and PostgreSQL.
+tls:
+    ci/tls.sh
+
+# The files of the image and of compose, without Docker.
+compose:
+    ci/compose.sh
+
+# Orders per second of the processes on Kafka and PostgreSQL, everything on this machine.
+bench-serve orders="20000":
+    ci/bench.sh {{ orders }}
+
 # Orders per second with 256 clients, then the latency that one client alone sees. Release build, SQLite, this machine.
 bench:
     ci/demo.sh --mix happy --orders 60000 --concurrency 256 --seed 1

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# A real PostgreSQL without Docker: ci/postgres.sh up | down | test.
+# A real PostgreSQL without Docker: ci/postgres.sh up | restart | down | test.
 #
 #   up    starts one on loopback and a free port, in a directory of its own, with the five services' databases, and prints
 #         the variables to reach it (also in target/ci/postgres.env); one that is up already is kept
+#   restart  stops that one without letting anybody finish, and starts it again
 #   down  stops that one and removes its data
 #   test  starts another one, runs the suites below on it, and stops it whatever happens
 #
@@ -12,8 +13,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 databases=(order product payment user notification)
 suites=(skald-log skald-bus skald-engine skald-order skald-product skald-payment skald-user skald-notification)
-directory_file=$STATE/postgres.directory
-env_file=$STATE/postgres.env
+# SKALD_POSTGRES_STATE names another place for what is known of the one that is up, so that several can be.
+state=${SKALD_POSTGRES_STATE:-$STATE}
+mkdir -p "$state"
+directory_file=$state/postgres.directory
+env_file=$state/postgres.env
 
 # The newest PostgreSQL that Debian's package has put here.
 bin() {
@@ -48,6 +52,13 @@ start() {
   local directory=$1 env=$2 password port attempt
   password=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
   (umask 077 && printf '%s\n' "$password" >"$directory/password")
+  # For those who ask for TLS: a certificate that signs itself.
+  need openssl openssl
+  (umask 077 && openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=localhost" -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" \
+    -keyout "$directory/server.key" -out "$directory/server.crt" 2>"$STATE/openssl.log") || {
+    cat "$STATE/openssl.log" >&2
+    fail "openssl could not make a certificate"
+  }
   if [ "$(id -u)" = 0 ]; then
     id postgres >/dev/null 2>&1 || as_root useradd --system --no-create-home postgres
     chown -R postgres "$directory"
@@ -62,6 +73,7 @@ start() {
     port=$((20000 + RANDOM % 10000))
     if as_postgres pg_ctl start --silent --wait --timeout=60 --pgdata="$directory/data" --log="$directory/log" --options="\
       -c listen_addresses=127.0.0.1 -c port=$port -c unix_socket_directories=$directory \
+      -c ssl=on -c ssl_cert_file=$directory/server.crt -c ssl_key_file=$directory/server.key \
       -c max_connections=300 -c fsync=on -c synchronous_commit=on" >/dev/null 2>&1; then
       break
     fi
@@ -77,6 +89,7 @@ start() {
     cat >"$env" <<VARIABLES
 export PGHOST=127.0.0.1 PGPORT=$port PGUSER=skald PGPASSWORD=$password PGDATABASE=postgres
 export SKALD_TEST_POSTGRES=postgres://skald:$password@127.0.0.1:$port/postgres
+export SKALD_TEST_POSTGRES_CA=$directory/server.crt
 VARIABLES
   )
   # shellcheck source=/dev/null
@@ -118,6 +131,12 @@ up)
     trap - EXIT
   fi
   cat "$env_file"
+  ;;
+restart)
+  [ -f "$directory_file" ] || fail "none is up"
+  directory=$(cat "$directory_file")
+  as_postgres pg_ctl restart --silent --wait --timeout=60 --mode=immediate --pgdata="$directory/data" --log="$directory/log" >/dev/null
+  running "$directory" || fail "PostgreSQL did not come back; see $directory/log"
   ;;
 down)
   [ -f "$directory_file" ] || fail "none is up"

@@ -5,8 +5,8 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use contract::Message;
-use eventlog::{Claim, Delivered, Error, Handler, Item, Job, Writer, backoff};
+use contract::{Message, dead_letter::Cause};
+use eventlog::{Arrived, Claim, Delivered, Error, Handler, Item, Job, Poison, Todo, Writer, backoff};
 use tokio_util::sync::CancellationToken;
 
 /// A service that handles messages.
@@ -15,7 +15,16 @@ pub trait Consumer: Handler {
     ///
     /// # Errors
     /// Why the message can never be handled. It becomes a dead letter; the messages around it go on.
-    fn accept(&self, message: &Message) -> Result<Option<Self::Work>, String>;
+    fn accept(&self, message: &Message) -> Result<Option<Self::Work>, Poison>;
+}
+
+/// A message as it came.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    pub offset: i64,
+    pub message: Arrived,
+    /// Why nobody needs to look at what it says.
+    pub poison: Option<Poison>,
 }
 
 /// Messages of one topic and partition, in order, between two offsets.
@@ -25,16 +34,17 @@ pub struct Batch {
     pub partition: i64,
     /// The consumer's progress before …
     pub from: i64,
-    /// … and after this batch. Offsets between that carry no message were of no interest.
+    /// … and after this batch; the same when its messages were parked before. Offsets between that carry no message were of no
+    /// interest.
     pub next: i64,
-    /// At most a few hundred, with their offsets.
-    pub messages: Vec<(i64, Arc<Message>)>,
+    /// At most a few hundred.
+    pub messages: Vec<Incoming>,
 }
 
 /// Where messages come from.
 pub trait Source: Send {
-    /// Waits for messages that come after what was last committed or sought.
-    fn next(&mut self) -> impl Future<Output = Result<Batch, Error>> + Send;
+    /// Waits for messages that come after what was last committed or sought; `None` when they are another's to handle now.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Batch>, Error>> + Send;
 
     /// Says that everything before `next` has been handled, here or by somebody else.
     fn seek(&mut self, topic: &str, partition: i64, next: i64);
@@ -43,6 +53,8 @@ pub trait Source: Send {
     fn pass_over(&mut self, topic: &str, partition: i64, next: i64);
 }
 
+/// Somebody else may come first now and then; who always does is no other than this message's own effect.
+const CONFLICTS_MAX: u32 = 5;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(5);
 
@@ -63,7 +75,8 @@ pub async fn consume<H: Consumer, S: Source>(
             next = source.next() => next,
         };
         match next {
-            Ok(batch) => {
+            Ok(None) => return,
+            Ok(Some(batch)) => {
                 failures = 0;
                 if consumer.is_dull(&batch) {
                     source.pass_over(&batch.topic, batch.partition, batch.next);
@@ -91,9 +104,13 @@ struct Running<H: Consumer> {
 }
 
 impl<H: Consumer> Running<H> {
-    /// Whether the batch has messages, but none that this service does anything about.
+    /// Whether the batch has messages, but none that this service does anything about, not even to keep in mind that it came.
     fn is_dull(&self, batch: &Batch) -> bool {
-        !batch.messages.is_empty() && batch.messages.iter().all(|(_, message)| matches!(self.handler.accept(message), Ok(None)))
+        let is_dull = |incoming: &Incoming| match &incoming.message {
+            Arrived::Row(message) => matches!(self.handler.accept(message), Ok(None)),
+            Arrived::Linked(..) | Arrived::Raw(_) => false,
+        };
+        !batch.messages.is_empty() && batch.messages.iter().all(is_dull)
     }
 
     /// Handles a batch to its end; tells the progress after it, or `None` when it is time to stop.
@@ -109,10 +126,11 @@ impl<H: Consumer> Running<H> {
 
     async fn one_by_one(&self, batch: &Batch) -> Option<i64> {
         let mut from = batch.from;
-        for (index, (offset, message)) in batch.messages.iter().enumerate() {
+        for (index, incoming) in batch.messages.iter().enumerate() {
             let last = index + 1 == batch.messages.len();
-            let next = if last { batch.next } else { offset + 1 };
-            let one = Batch { from, next, messages: vec![(*offset, message.clone())], ..batch.clone() };
+            let next = if last || batch.from == batch.next { batch.next } else { incoming.offset + 1 };
+            let (topic, partition, messages) = (batch.topic.clone(), batch.partition, vec![incoming.clone()]);
+            let one = Batch { topic, partition, from, next, messages };
             let reached = match self.deliver(&one, None).await? {
                 Ok(reached) => reached,
                 // The one to blame: the database will never take its effects.
@@ -152,7 +170,7 @@ impl<H: Consumer> Running<H> {
             from: batch.from,
             next: batch.next,
         };
-        let mut attempt = 0;
+        let (mut attempt, mut conflicts) = (0, 0);
         loop {
             let error = match self.writer.deliver(claim.clone(), self.items(batch, poison.as_deref())).await {
                 Ok(Delivered::Committed) => return Some(Ok(batch.next)),
@@ -161,7 +179,11 @@ impl<H: Consumer> Running<H> {
                     Err(error) => error,
                 },
                 Err(Error::Closed) => return None,
-                Err(error) if error.is_transient() => error,
+                Err(error @ Error::Conflict(_)) if conflicts == CONFLICTS_MAX => return Some(Err(error)),
+                Err(error) if error.is_transient() => {
+                    conflicts += u32::from(matches!(error, Error::Conflict(_)));
+                    error
+                }
                 Err(error) => return Some(Err(error)),
             };
             attempt += 1;
@@ -174,17 +196,25 @@ impl<H: Consumer> Running<H> {
 
     fn items(&self, batch: &Batch, poison: Option<&str>) -> Vec<Item<H::Work>> {
         let mut items = Vec::with_capacity(batch.messages.len());
-        for (offset, message) in &batch.messages {
-            let work = match (poison, self.handler.accept(message)) {
-                (Some(error), _) => Err(error.to_owned()),
-                (None, Ok(None)) => continue,
-                (None, Ok(Some(work))) => Ok(Job { work, meta: message.effect() }),
-                (None, Err(error)) => Err(error),
+        for incoming in &batch.messages {
+            let Incoming { offset, message, poison: unreadable } = incoming;
+            let todo = match (poison, unreadable, message) {
+                (Some(error), ..) => Todo::SetAside(Poison::new(Cause::Refused, error)),
+                (None, Some(poison), _) => Todo::SetAside(poison.clone()),
+                (None, None, Arrived::Raw(_)) => Todo::SetAside(Poison::new(Cause::Undecodable, "it has no envelope")),
+                (None, None, Arrived::Row(content) | Arrived::Linked(content, _)) => match self.handler.accept(content) {
+                    Ok(Some(work)) => Todo::Handle(Job { work, meta: content.effect() }),
+                    // Without a chain nothing needs to be known of it.
+                    Ok(None) if matches!(message, Arrived::Row(_)) => continue,
+                    Ok(None) => Todo::Nothing,
+                    Err(poison) => Todo::SetAside(poison),
+                },
             };
-            if let Err(error) = &work {
-                tracing::warn!(consumer = self.name, message.id = %message.id, kind = message.kind, error, "message becomes a dead letter");
+            if let Todo::SetAside(Poison { cause, error }) = &todo {
+                let (topic, partition, cause) = (&batch.topic, batch.partition, cause.as_str());
+                tracing::warn!(consumer = self.name, topic, partition, offset, cause, error, "message becomes a dead letter");
             }
-            items.push(Item { message: message.clone(), offset: *offset, work });
+            items.push(Item { offset: *offset, message: message.clone(), todo });
         }
         items
     }

@@ -3,13 +3,12 @@
 //! The log is durable and ordered already, so nothing is imitated. Woken by a level (the watched head) and read until empty,
 //! with a slow poll as a net.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use contract::Message;
-use eventlog::{Error, Log};
+use eventlog::{Arrived, Error, Log};
 use tokio::sync::watch;
 
-use crate::{Batch, Source};
+use crate::{Batch, Incoming, Source};
 
 /// Rows looked at in one read; those of other topics are skipped.
 const ROWS_READ_MAX: usize = 1_024;
@@ -61,7 +60,7 @@ impl Embedded {
         Ok(Self { log, head, topics, topic, stored: progress, scanned: progress.max(1), owed: false })
     }
 
-    fn batch(&self, messages: Vec<(i64, Arc<Message>)>) -> Batch {
+    fn batch(&self, messages: Vec<Incoming>) -> Batch {
         Batch { topic: self.topic.clone(), partition: 0, from: self.stored, next: self.scanned, messages }
     }
 
@@ -72,7 +71,7 @@ impl Embedded {
 }
 
 impl Source for Embedded {
-    async fn next(&mut self) -> Result<Batch, Error> {
+    async fn next(&mut self) -> Result<Option<Batch>, Error> {
         loop {
             // Seen before the read: a commit that comes while reading wakes the wait below.
             self.head.mark_unchanged();
@@ -83,19 +82,19 @@ impl Source for Embedded {
                     if messages.len() == MESSAGES_MAX {
                         break;
                     }
-                    messages.push((row.position, row.clone()));
+                    messages.push(Incoming { offset: row.position, message: Arrived::Row(row.clone()), poison: None });
                 }
                 self.scanned = row.position + 1;
             }
             if !messages.is_empty() || self.scanned - self.stored > SKIPPED_MAX {
-                return Ok(self.batch(messages));
+                return Ok(Some(self.batch(messages)));
             }
             if rows.is_empty() {
                 tokio::select! {
                     changed = self.head.changed() => changed.map_err(|_| Error::Closed)?,
                     () = self.log.env().sleep(POLL) => {
                         if self.owed {
-                            return Ok(self.batch(Vec::new()));
+                            return Ok(Some(self.batch(Vec::new())));
                         }
                         self.log.refresh().await?;
                     }

@@ -5,6 +5,7 @@
 
 mod consumer;
 mod embedded;
+pub mod kafka;
 
-pub use consumer::{Batch, Consumer, Source, consume};
+pub use consumer::{Batch, Consumer, Incoming, Source, consume};
 pub use embedded::{Ahead, Embedded};

@@ -20,6 +20,15 @@ impl Trace {
     pub fn id(&self) -> Option<&str> {
         self.parent.as_deref()?.split('-').nth(1)
     }
+
+    /// Whether `text` is a `traceparent` of version 00: lower-case hexadecimal digits, and neither id zero.
+    pub fn is_parent(text: &str) -> bool {
+        let hex = |part: &str, digits| part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let id = |part, digits| hex(part, digits) && part.bytes().any(|b| b != b'0');
+        let mut parts = text.split('-');
+        let mut next = || parts.next().unwrap_or_default();
+        next() == "00" && id(next(), 32) && id(next(), 16) && hex(next(), 2) && parts.next().is_none()
+    }
 }
 
 /// Why something is appended: what caused it, for which saga, in which trace, by whom.
@@ -30,7 +39,7 @@ pub struct Meta {
     /// The saga that all of it belongs to (the order id).
     pub correlation: Option<Uuid>,
     pub trace: Trace,
-    /// Who asked: `customer:<id>`, `operator:<id>`; `None` for the system itself.
+    /// Who asked: `customer:<id>`, `operator:<id>`; `None` for the system itself, and for what came over the wire.
     pub actor: Option<String>,
 }
 
@@ -42,7 +51,7 @@ pub struct Message {
     pub id: MessageId,
     /// The aggregate or saga instance, such as `order-<id>`. `ce_subject`.
     pub stream: String,
-    /// The stream's own count, from 1.
+    /// The stream's own count, from 1; 0 where the message came over the wire, which does not carry it.
     pub version: i64,
     /// Where it is published; `None` for what stays in the log.
     pub topic: Option<String>,
@@ -65,8 +74,9 @@ impl Message {
     }
 }
 
-/// The order lines, stock lines and reasons below are `Serialize` both ways; this marks a reply given a second time.
+/// Marks a reply that is given a second time, to a command that came again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Repeated(pub bool);
 

@@ -3,6 +3,7 @@
 //! Never here: I/O, clocks, randomness, SQL, Kafka. Everything is a plain value that can be encoded and decoded.
 //! From here the flow goes to `events/log` (a [`Message`] is a row of it) and to `sagas/core` (which decides on the payloads).
 
+pub mod dead_letter;
 pub mod envelope;
 pub mod ids;
 pub mod money;
@@ -11,13 +12,19 @@ pub mod order;
 pub mod payload;
 pub mod payment;
 pub mod product;
+pub mod record;
 pub mod saga;
 pub mod time;
 pub mod topics;
 pub mod user;
 
+pub use dead_letter::{Cause, DeadLetter};
 pub use envelope::{Message, Meta, Trace};
 pub use ids::{CustomerId, MessageId, NotificationId, OrderId, ProductId};
 pub use money::{Currency, Money};
 pub use payload::{DecodeError, Encoded};
+pub use record::{Link, Malformed, Record, Source};
 pub use time::Timestamp;
+
+#[cfg(test)]
+mod tests;

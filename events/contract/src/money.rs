@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// An ISO 4217 currency code: three upper-case ASCII letters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(test, schemars(extend("pattern" = "^[A-Z]{3}$")))]
 pub struct Currency([u8; 3]);
 
 impl Currency {
@@ -61,6 +63,7 @@ impl fmt::Debug for Currency {
 
 /// An amount in minor units (cents) of one currency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Money {
     pub amount_minor: i64,

@@ -6,6 +6,7 @@ use crate::{CustomerId, NotificationId, OrderId, payload::messages};
 
 /// A notification is to be sent. First row of the stream `notification-<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotificationQueued {
     pub notification_id: NotificationId,
     pub order_id: OrderId,
@@ -16,6 +17,7 @@ pub struct NotificationQueued {
 
 /// The channel took it, at least once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotificationDelivered {
     pub notification_id: NotificationId,
     pub order_id: OrderId,
@@ -24,6 +26,7 @@ pub struct NotificationDelivered {
 
 /// The channel refused it until the bound was reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NotificationGivenUp {
     pub notification_id: NotificationId,
     pub order_id: OrderId,
@@ -33,7 +36,7 @@ pub struct NotificationGivenUp {
 
 messages! {
     /// `notification.events.v1`.
-    pub enum Event {
+    pub enum Event on NOTIFICATION_EVENTS {
         NotificationQueued = "notification.NotificationQueued" v 1,
         NotificationDelivered = "notification.NotificationDelivered" v 1,
         NotificationGivenUp = "notification.NotificationGivenUp" v 1,

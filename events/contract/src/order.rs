@@ -6,6 +6,7 @@ use crate::{CustomerId, Money, OrderId, ProductId, payload::messages};
 
 /// One line of an order with what it was sold at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Line {
     pub product_id: ProductId,
     pub title: String,
@@ -16,6 +17,7 @@ pub struct Line {
 
 /// Why an order was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CancelReason {
     OutOfStock,
@@ -57,6 +59,7 @@ impl CancelReason {
 
 /// A customer placed an order and its saga began. Emitted by the order service; nobody has to act on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OrderPlaced {
     pub order_id: OrderId,
     pub customer_id: CustomerId,
@@ -66,6 +69,7 @@ pub struct OrderPlaced {
 
 /// The saga ended well: paid, stock committed. Consumed by notification. Never follows `OrderCancelled`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OrderConfirmed {
     pub order_id: OrderId,
     pub customer_id: CustomerId,
@@ -74,6 +78,7 @@ pub struct OrderConfirmed {
 
 /// The saga ended with nothing held and nothing taken. Consumed by notification. Never follows `OrderConfirmed`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OrderCancelled {
     pub order_id: OrderId,
     pub customer_id: CustomerId,
@@ -83,7 +88,7 @@ pub struct OrderCancelled {
 
 messages! {
     /// `order.events.v1`, stream `order-<id>`.
-    pub enum Event {
+    pub enum Event on ORDER_EVENTS {
         OrderPlaced = "order.OrderPlaced" v 1,
         OrderConfirmed = "order.OrderConfirmed" v 1,
         OrderCancelled = "order.OrderCancelled" v 1,

@@ -32,12 +32,15 @@ pub fn encode(kind: &'static str, schema: i64, payload: &impl Serialize) -> Enco
     Encoded { kind, schema, data }
 }
 
-/// Declares an enum of the message types of one topic, with `kind`, `encode` and `decode`.
+/// Declares an enum of the message types of one topic, with `kind`, `encode` and `decode`. What is marked `private` stays in
+/// the log.
 ///
 /// A schema version above the declared one is refused; an older one is read through the struct's `serde` defaults, as
 /// versions only ever add optional fields. A change that defaults can't express is a new type name.
 macro_rules! messages {
-    ($(#[$doc:meta])* $vis:vis enum $name:ident { $($(#[$vdoc:meta])* $variant:ident = $kind:literal v $schema:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $vis:vis enum $name:ident on $topic:ident {
+        $($(#[$vdoc:meta])* $variant:ident = $kind:literal v $schema:literal $($private:ident)?),* $(,)?
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
         $vis enum $name { $($(#[$vdoc])* $variant($variant)),* }
@@ -45,6 +48,16 @@ macro_rules! messages {
         impl $name {
             /// Every type name of this enum with its newest schema version.
             pub const KINDS: &'static [(&'static str, i64)] = &[$(($kind, $schema)),*];
+
+            /// What the tests know of each type.
+            #[cfg(test)]
+            pub(crate) const TYPES: &'static [$crate::tests::Type] = &[$($crate::tests::Type {
+                kind: $kind,
+                schema: $schema,
+                topic: $crate::payload::messages!(@topic $topic $($private)?),
+                json_schema: |generator| generator.root_schema_for::<$variant>(),
+                recode: |schema, data| Ok(Self::decode($kind, schema, data)?.encode().data),
+            }),*];
 
             pub fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $kind),* }
@@ -77,5 +90,7 @@ macro_rules! messages {
             }
         })*
     };
+    (@topic $topic:ident) => { Some($crate::topics::$topic) };
+    (@topic $topic:ident private) => { None };
 }
 pub(crate) use messages;

@@ -6,6 +6,7 @@ use crate::{CustomerId, Money, OrderId, envelope::Repeated, payload::messages};
 
 /// Asks for a hold of `amount` on what `token` stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AuthorizePayment {
     pub order_id: OrderId,
     /// Who may see the payment.
@@ -17,19 +18,21 @@ pub struct AuthorizePayment {
 
 /// Asks to take the held money. The saga's pivot: once it is done there is no way back but a refund.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CapturePayment {
     pub order_id: OrderId,
 }
 
 /// Asks that the order ends with nothing held and nothing taken: settles open calls first, then voids or refunds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VoidPayment {
     pub order_id: OrderId,
 }
 
 messages! {
     /// `payment.commands.v1`: from the order saga, keyed by order id.
-    pub enum Command {
+    pub enum Command on PAYMENT_COMMANDS {
         AuthorizePayment = "payment.AuthorizePayment" v 1,
         CapturePayment = "payment.CapturePayment" v 1,
         VoidPayment = "payment.VoidPayment" v 1,
@@ -38,6 +41,7 @@ messages! {
 
 /// What is asked of the provider. With the order id it is the provider's idempotency key: `<order id>:<operation>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Operation {
     Authorize,
@@ -63,6 +67,7 @@ impl Operation {
 
 /// A call to the provider is about to be made. Private; always committed before the call goes out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CallIntended {
     pub order_id: OrderId,
     pub operation: Operation,
@@ -71,6 +76,7 @@ pub struct CallIntended {
 
 /// The money is held. Reply to `AuthorizePayment`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PaymentAuthorized {
     pub order_id: OrderId,
     pub amount: Money,
@@ -80,6 +86,7 @@ pub struct PaymentAuthorized {
 
 /// The provider said no, for good: nothing is held. Reply to `AuthorizePayment`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PaymentDeclined {
     pub order_id: OrderId,
     /// The provider's code, such as `card_declined`; `already_voided` where a tombstone stands.
@@ -90,6 +97,7 @@ pub struct PaymentDeclined {
 
 /// The money is taken. Reply to `CapturePayment`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PaymentCaptured {
     pub order_id: OrderId,
     pub amount: Money,
@@ -99,6 +107,7 @@ pub struct PaymentCaptured {
 
 /// The provider will never capture this hold. Reply to `CapturePayment`; final.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CaptureRefused {
     pub order_id: OrderId,
     pub code: String,
@@ -108,6 +117,7 @@ pub struct CaptureRefused {
 
 /// Nothing is held and nothing is taken. Reply to `VoidPayment`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PaymentVoided {
     pub order_id: OrderId,
     /// What had been captured and went back; `None` where only a hold was voided, or nothing had happened.
@@ -119,9 +129,9 @@ pub struct PaymentVoided {
 
 messages! {
     /// `payment.events.v1`, stream `payment-<order id>`; `CallIntended` and `VoidRequested` stay in the log.
-    pub enum Event {
-        CallIntended = "payment.CallIntended" v 1,
-        VoidRequested = "payment.VoidRequested" v 1,
+    pub enum Event on PAYMENT_EVENTS {
+        CallIntended = "payment.CallIntended" v 1 private,
+        VoidRequested = "payment.VoidRequested" v 1 private,
         PaymentAuthorized = "payment.PaymentAuthorized" v 1,
         PaymentDeclined = "payment.PaymentDeclined" v 1,
         PaymentCaptured = "payment.PaymentCaptured" v 1,
@@ -132,6 +142,7 @@ messages! {
 
 /// The void was asked for while a call was open: it is settled first. Private; refuses every later authorization.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VoidRequested {
     pub order_id: OrderId,
 }

@@ -6,6 +6,7 @@ use crate::{Money, OrderId, ProductId, envelope::Repeated, payload::messages};
 
 /// So many pieces of one product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StockLine {
     pub product_id: ProductId,
     pub quantity: u32,
@@ -13,6 +14,7 @@ pub struct StockLine {
 
 /// Asks to hold stock for an order: all lines or none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReserveStock {
     pub order_id: OrderId,
     pub lines: Vec<StockLine>,
@@ -20,19 +22,21 @@ pub struct ReserveStock {
 
 /// Asks that the order ends with nothing held, whatever happened before: also when nothing did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReleaseStock {
     pub order_id: OrderId,
 }
 
 /// Asks that the held stock is sold. Sent only after the payment was captured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CommitStock {
     pub order_id: OrderId,
 }
 
 messages! {
     /// `product.commands.v1`: from the order saga, keyed by order id.
-    pub enum Command {
+    pub enum Command on PRODUCT_COMMANDS {
         ReserveStock = "product.ReserveStock" v 1,
         ReleaseStock = "product.ReleaseStock" v 1,
         CommitStock = "product.CommitStock" v 1,
@@ -41,6 +45,7 @@ messages! {
 
 /// Why stock was not reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StockRefusal {
     /// Fewer pieces are left than asked for.
@@ -53,6 +58,7 @@ pub enum StockRefusal {
 
 /// A product entered the catalogue with its first stock. Emitted on POST /v1/products; starts the stream `product-<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProductAdded {
     pub product_id: ProductId,
     pub sku: String,
@@ -64,6 +70,7 @@ pub struct ProductAdded {
 
 /// Title, category or price changed; carries all three as they are now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProductChanged {
     pub product_id: ProductId,
     pub title: String,
@@ -73,12 +80,14 @@ pub struct ProductChanged {
 
 /// The product can't be ordered any more. Reservations that it has go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProductRemoved {
     pub product_id: ProductId,
 }
 
 /// Somebody delivered or wrote off stock: `change` pieces, never zero.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StockChanged {
     pub product_id: ProductId,
     pub change: i64,
@@ -87,6 +96,7 @@ pub struct StockChanged {
 
 /// The order's lines are held. Reply to `ReserveStock`; starts the stream `reservation-<order id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StockReserved {
     pub order_id: OrderId,
     pub lines: Vec<StockLine>,
@@ -96,6 +106,7 @@ pub struct StockReserved {
 
 /// Nothing is held and nothing will be. Reply to `ReserveStock`; final.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StockRefused {
     pub order_id: OrderId,
     pub reason: StockRefusal,
@@ -107,6 +118,7 @@ pub struct StockRefused {
 
 /// Nothing is held. Reply to `ReleaseStock`; `lines` is what went back, empty if there was nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StockReleased {
     pub order_id: OrderId,
     pub lines: Vec<StockLine>,
@@ -119,6 +131,7 @@ pub struct StockReleased {
 
 /// The held stock is sold. Reply to `CommitStock`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StockCommitted {
     pub order_id: OrderId,
     pub lines: Vec<StockLine>,
@@ -128,7 +141,7 @@ pub struct StockCommitted {
 
 messages! {
     /// `product.events.v1`: the catalogue's events keyed by product id, the replies to the saga keyed by order id.
-    pub enum Event {
+    pub enum Event on PRODUCT_EVENTS {
         ProductAdded = "product.ProductAdded" v 1,
         ProductChanged = "product.ProductChanged" v 1,
         ProductRemoved = "product.ProductRemoved" v 1,

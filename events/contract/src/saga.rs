@@ -7,6 +7,7 @@ use crate::payload::messages;
 
 /// An instance began. First row of the stream `saga-<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SagaStarted {
     pub saga: String,
     pub saga_id: Uuid,
@@ -17,6 +18,7 @@ pub struct SagaStarted {
 /// One step of an instance: what came in, where it was, where it is. Private. The saga's crate owns the words of
 /// `input`, `from`, `to` and `reason`; replaying these rows through `decide` must give the same instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SagaMoved {
     pub input: serde_json::Value,
     pub from: Option<String>,
@@ -38,6 +40,7 @@ pub struct SagaMoved {
 
 /// An instance reached its end. Published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SagaEnded {
     pub saga: String,
     pub saga_id: Uuid,
@@ -49,6 +52,7 @@ pub struct SagaEnded {
 
 /// An instance has waited past its bound. It goes on asking; an operator should look. Published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SagaStuck {
     pub saga: String,
     pub saga_id: Uuid,
@@ -58,9 +62,9 @@ pub struct SagaStuck {
 
 messages! {
     /// `saga.events.v1` and the private rows of the stream `saga-<id>`.
-    pub enum Event {
+    pub enum Event on SAGA_EVENTS {
         SagaStarted = "saga.SagaStarted" v 1,
-        SagaMoved = "saga.SagaMoved" v 1,
+        SagaMoved = "saga.SagaMoved" v 1 private,
         SagaEnded = "saga.SagaEnded" v 1,
         SagaStuck = "saga.SagaStuck" v 1,
     }

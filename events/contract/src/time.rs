@@ -1,6 +1,6 @@
 //! Instants as microseconds since the Unix epoch: what both databases keep without loss. RFC 3339 in UTC on the wire.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -32,6 +32,15 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Any RFC 3339 text; what is finer than a microsecond is dropped.
+impl FromStr for Timestamp {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, jiff::Error> {
+        Ok(Self(text.parse::<jiff::Timestamp>()?.as_microsecond()))
+    }
+}
+
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -41,8 +50,7 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        let instant: jiff::Timestamp = text.parse().map_err(de::Error::custom)?;
-        Ok(Self(instant.as_microsecond()))
+        text.parse().map_err(de::Error::custom)
     }
 }
 

@@ -59,7 +59,7 @@ impl Database {
             .pragma("wal_autocheckpoint", "4000")
     }
 
-    fn postgres(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    pub(crate) fn postgres(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
         Ok(url.parse::<PgConnectOptions>()?.statement_cache_capacity(STATEMENTS_CACHED))
     }
 

@@ -1,94 +1,104 @@
 //! Dead letters: messages a consumer could not decode or refused for good, kept whole in the consumer's own log.
+//!
+//! A row of the log says so for good; the table `dead_letters` is its fold, for operators. Never here: why a message is poison.
 
-use contract::{Encoded, Message, MessageId, Meta, topics};
-use serde::{Deserialize, Serialize};
+use contract::{
+    Cause, DeadLetter, Meta,
+    record::{self, Record, Source},
+    topics,
+};
+use uuid::Uuid;
 
-use crate::{Conn, Error, Unit, insert_many, unit::Row};
+use crate::{Arrived, Claim, Conn, Error, Poison, Unit, insert_many, unit::Row};
 
-/// A message that could not be handled, with where it was found and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeadLetter {
-    pub consumer: String,
-    pub topic: String,
-    pub partition: i64,
+/// A message to set aside.
+pub(crate) struct Letter<'m> {
+    pub claim: &'m Claim,
     pub offset: i64,
-    pub message_id: MessageId,
-    pub kind: String,
-    pub schema: i64,
-    pub data: String,
-    pub error: String,
-    /// How often it was redriven.
-    pub replays: u32,
+    pub message: &'m Arrived,
+    pub poison: Poison,
 }
 
-impl DeadLetter {
-    /// The type of its row.
-    pub const KIND: &'static str = "skald.DeadLetter";
-
-    pub(crate) fn new(claim: &crate::Claim, offset: i64, message: &Message, error: &str) -> (Self, Meta) {
-        let letter = Self {
-            consumer: claim.consumer.clone(),
-            // The message's own topic: what the operator knows. The claim's may be a whole log.
-            topic: message.topic.clone().unwrap_or_else(|| claim.topic.clone()),
-            partition: claim.partition,
-            offset,
-            message_id: message.id,
-            kind: message.kind.clone(),
-            schema: message.schema,
-            data: message.data.clone(),
-            error: error.to_owned(),
-            replays: 0,
-        };
-        (letter, message.effect())
-    }
-
-    /// One stream a coordinate: the same message can't become two dead letters of one consumer.
-    pub(crate) fn stream(&self) -> String {
-        format!("dead-letter-{}-{}-{}-{}", self.consumer, self.topic, self.partition, self.offset)
-    }
-
-    pub(crate) fn row(&self, id: MessageId, key: Option<String>, meta: Meta) -> Row {
-        let data = serde_json::to_string(self).expect("a dead letter has string keys only");
-        Row {
-            id,
-            stream: self.stream(),
-            version: 1,
-            topic: Some(topics::dead_letters(&self.topic)),
-            key,
-            payload: Encoded { kind: Self::KIND, schema: 1, data },
-            meta,
+/// The message as it stands, or would stand, on its topic.
+pub(crate) fn record(claim: &Claim, message: &Arrived) -> Record {
+    match message {
+        Arrived::Raw(record) => record.clone(),
+        Arrived::Linked(message, link) => record::encode(message, &link.source, link.previous),
+        Arrived::Row(message) => {
+            // Read out of a log directly: it never had a place among what is published.
+            let service = claim.topic.rsplit(':').next().unwrap_or_default().to_owned();
+            record::encode(message, &Source { service, log: Uuid::nil(), epoch: 1 }, 0)
         }
     }
 }
 
+impl Letter<'_> {
+    /// The row, and what lists it: stream, dead letter and the message's type.
+    fn write(self, id: Uuid, row_id: Uuid) -> (Row, (String, DeadLetter, String)) {
+        let Self { claim, offset, message, poison } = self;
+        let record = record(claim, message);
+        let (topic, key, meta, kind) = match message {
+            // The message's own topic: what the operator knows. The claim's may be a whole log.
+            Arrived::Row(message) | Arrived::Linked(message, _) => {
+                let topic = message.topic.clone().unwrap_or_else(|| claim.topic.clone());
+                // Whoever forges a message may have given it the id of a real one.
+                let meta = if poison.cause == Cause::Forged { Meta::default() } else { message.effect() };
+                (topic, message.key.clone(), meta, message.kind.clone())
+            }
+            Arrived::Raw(record) => {
+                let kind = record.header("ce_type").unwrap_or("unknown").chars().filter(|c| !c.is_control()).take(200).collect();
+                (claim.topic.clone(), None, Meta::default(), kind)
+            }
+        };
+        // PostgreSQL takes no NUL in a text.
+        let error = poison.error.replace('\0', "\u{fffd}");
+        let (consumer, partition, cause) = (claim.consumer.clone(), claim.partition, poison.cause);
+        let letter = DeadLetter { consumer, topic, partition, offset, cause, error, attempts: 1, replays: 0, record };
+        let stream = format!("dead-letter-{id}");
+        let row = Row {
+            id: row_id.into(),
+            stream: stream.clone(),
+            version: 1,
+            topic: Some(topics::dead_letters(&letter.topic)),
+            key: Some(key.unwrap_or_else(|| format!("{}-{partition}-{offset}", letter.topic))),
+            payload: letter.encode(),
+            meta,
+        };
+        (row, (stream, letter, kind))
+    }
+}
+
 /// Appends the dead letters to the unit and lists them for operators.
-pub(crate) async fn keep(unit: &mut Unit<'_>, letters: Vec<(DeadLetter, Option<String>, Meta)>) -> Result<(), Error> {
-    let now = unit.now();
+pub(crate) async fn keep(unit: &mut Unit<'_>, letters: Vec<Letter<'_>>) -> Result<(), Error> {
+    let now_us = unit.now().0;
     let mut listed = Vec::with_capacity(letters.len());
-    for (letter, key, meta) in letters {
-        let row = letter.row(unit.id().into(), key, meta);
-        listed.push((letter, row.payload.data.clone()));
+    for letter in letters {
+        let (row, (stream, letter, kind)) = letter.write(unit.id(), unit.id());
+        listed.push((stream, letter, kind, row.payload.data.clone()));
         unit.rows.push(row);
     }
-    insert(unit.conn(), &listed, now.0).await?;
+    insert(unit.conn(), &listed, now_us).await?;
     Ok(())
 }
 
-async fn insert(conn: &mut Conn<'_>, letters: &[(DeadLetter, String)], now_us: i64) -> Result<(), sqlx::Error> {
+type Listed = (String, DeadLetter, String, String);
+
+async fn insert(conn: &mut Conn<'_>, letters: &[Listed], now_us: i64) -> Result<(), sqlx::Error> {
     insert_many!(
         conn,
-        "INSERT INTO dead_letters (stream, consumer, topic, partition, message_offset, kind, error, message, replays, time_us)",
+        "INSERT INTO dead_letters (stream, consumer, topic, partition, message_offset, kind, cause, error, message, replays, time_us)",
         letters,
         |r| [
-            r.0.stream(),
-            r.0.consumer.as_str(),
-            r.0.topic.as_str(),
-            r.0.partition,
-            r.0.offset,
-            r.0.kind.as_str(),
-            r.0.error.as_str(),
-            r.1.as_str(),
-            i64::from(r.0.replays),
+            r.0.as_str(),
+            r.1.consumer.as_str(),
+            r.1.topic.as_str(),
+            r.1.partition,
+            r.1.offset,
+            r.2.as_str(),
+            r.1.cause.as_str(),
+            r.1.error.as_str(),
+            r.3.as_str(),
+            i64::from(r.1.replays),
             now_us
         ],
         ""

@@ -23,6 +23,9 @@ pub enum Error {
     /// The queue in front of the writer is full. Ask again later.
     #[error("too many changes are waiting for the database")]
     Overloaded,
+    /// Too many rows wait to be published. Ask again later.
+    #[error("too many messages are waiting for Kafka")]
+    Backlogged,
     /// The writer has stopped.
     #[error("the service is shutting down")]
     Closed,
@@ -32,7 +35,12 @@ impl Error {
     /// Whether the same call may succeed later without anything about it being changed.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Conflict(_) | Self::Unavailable(_) | Self::OutcomeUnknown | Self::Overloaded | Self::Closed => true,
+            Self::Conflict(_)
+            | Self::Unavailable(_)
+            | Self::OutcomeUnknown
+            | Self::Overloaded
+            | Self::Backlogged
+            | Self::Closed => true,
             Self::Refused(_) | Self::Corrupt(_) => false,
         }
     }

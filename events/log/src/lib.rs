@@ -4,30 +4,40 @@
 //! message means. From here the flow goes to `events/bus`, which carries committed rows to the services that wait for them.
 
 mod backoff;
+mod chain;
 mod db;
 mod dead_letter;
 mod env;
 mod error;
 mod group;
 mod migrate;
+mod operate;
 mod read;
+mod redrive;
+mod relay;
 mod sql;
 mod tail;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod unit;
+mod wake;
 mod writer;
 
 pub use backoff::backoff;
+pub use chain::{Chain, Place};
 pub use db::{Conn, Database, Owned, Reader, Readers};
-pub use dead_letter::DeadLetter;
 pub use env::{Clock, Env, SystemClock};
 pub use error::{Error, OpenError};
 pub use migrate::Migration;
+pub use operate::{Desk, Moved, Refused};
 pub use read::{Log, Opened};
+pub use redrive::{Listed, Redriven, Waiting, dead_letter, dead_letters, discard, discard_parked, parked, redrive};
+pub use relay::{Candidate, Checkpoint, Epoch, Saved};
 pub use sql::{for_update, run_length};
 pub use unit::{Job, New, Unit};
-pub use writer::{Answer, Claim, Delivered, Handler, IdempotencyKey, Item, KEYS_KEPT, Stored, Writer, WriterLimits};
+pub use writer::{
+    Answer, Arrived, Claim, Delivered, Handler, IdempotencyKey, Item, KEYS_KEPT, Poison, Stored, Todo, Writer, WriterLimits,
+};
 
 /// What the macros of this crate expand to; services name no database driver.
 #[doc(hidden)]

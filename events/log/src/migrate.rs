@@ -18,12 +18,20 @@ pub struct Migration {
     pub postgres: &'static str,
 }
 
-const LOG: [Migration; 1] = [Migration {
-    version: 1,
-    name: "log",
-    sqlite: include_str!("../migrations/0001_log.sqlite.sql"),
-    postgres: include_str!("../migrations/0001_log.postgres.sql"),
-}];
+const LOG: [Migration; 2] = [
+    Migration {
+        version: 1,
+        name: "log",
+        sqlite: include_str!("../migrations/0001_log.sqlite.sql"),
+        postgres: include_str!("../migrations/0001_log.postgres.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "broker",
+        sqlite: include_str!("../migrations/0002_broker.sqlite.sql"),
+        postgres: include_str!("../migrations/0002_broker.postgres.sql"),
+    },
+];
 
 /// Brings the schema up to date, or refuses a database that is ahead of this build.
 pub(crate) async fn run(database: &Database, connection: &mut Owned, service: &[Migration]) -> Result<(), OpenError> {

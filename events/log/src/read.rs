@@ -2,15 +2,18 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
-use contract::{Message, Meta, Timestamp, Trace};
+use contract::{
+    Message, Meta, Timestamp, Trace,
+    record::{Link, Record, Source},
+};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored,
+    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, chain,
     db::{Owned, Reader},
     migrate, on,
     tail::Tail,
@@ -25,15 +28,28 @@ pub struct Log {
 struct Inner {
     service: &'static str,
     id: Uuid,
-    epoch: i64,
     secret: [u8; 32],
     database: Database,
     readers: Readers,
     env: Env,
     head: watch::Sender<i64>,
+    /// The newest row that this process committed.
+    own: watch::Sender<i64>,
     tail: Mutex<Tail>,
-    commits: AtomicU64,
-    dead_letters: AtomicU64,
+    /// How far the log is known to be published, and how much may wait for that; without a broker nothing does.
+    published: AtomicI64,
+    backlog_max: AtomicI64,
+    counts: Counts,
+}
+
+/// What this process has done to a log, since it started.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub commits: AtomicU64,
+    pub dead_letters: AtomicU64,
+    pub repeats: AtomicU64,
+    /// Messages that wait for a gap to close, in the whole database as far as is known.
+    pub parked: AtomicI64,
 }
 
 /// A log and the connection that will write it, for [`Writer::new`](crate::Writer::new).
@@ -101,7 +117,7 @@ impl Log {
         durable(&database, &mut connection).await?;
         migrate::run(&database, &mut connection, migrations).await?;
         let unreadable = |source| OpenError::Read { database: database.to_string(), source };
-        let Head { position, service: found, id, epoch, secret } =
+        let Head { position, service: found, id, secret } =
             first_head(&mut connection, service, &env).await.map_err(unreadable)?;
         if found != service {
             return Err(OpenError::OtherService { database: database.to_string(), found, wanted: service.to_owned() });
@@ -109,23 +125,21 @@ impl Log {
         let readers = database.readers()?;
         // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
         drop(readers.acquire().await.map_err(unreadable)?);
-        let (head, tail) = (watch::Sender::new(position), Mutex::default());
-        let (commits, dead_letters) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Opened {
-            log: Self {
-                inner: Arc::new(Inner { service, id, epoch, secret, database, readers, env, head, tail, commits, dead_letters }),
-            },
-            connection,
-        })
+        let (head, own, tail) = (watch::Sender::new(position), watch::Sender::new(position), Mutex::default());
+        let (published, backlog_max, counts) = (AtomicI64::new(0), AtomicI64::new(i64::MAX), Counts::default());
+        let inner = Inner { service, id, secret, database, readers, env, head, own, tail, published, backlog_max, counts };
+        let log = Self { inner: Arc::new(inner) };
+        log.count_parked().await.map_err(|source| OpenError::Read { database: log.inner.database.to_string(), source })?;
+        Ok(Opened { log, connection })
     }
 
     pub fn service(&self) -> &'static str {
         self.inner.service
     }
 
-    /// `ce_source`: the service, the log's own id and its epoch.
-    pub fn source(&self) -> String {
-        format!("/skald/{}/{}/{}", self.inner.service, self.inner.id, self.inner.epoch)
+    /// The `ce_source` of the rows of one epoch.
+    pub fn source(&self, epoch: i64) -> Source {
+        Source { service: self.inner.service.to_owned(), log: self.inner.id, epoch }
     }
 
     /// A random secret made with the log, for keyed hashes. The same for every replica and after every restart.
@@ -188,11 +202,7 @@ impl Log {
         let mut reader = self.reader().await?;
         let found: i64 =
             on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT position FROM head").fetch_one(c).await)?;
-        self.inner.head.send_if_modified(|head| {
-            let newer = found > *head;
-            *head = found.max(*head);
-            newer
-        });
+        self.heard(found);
         Ok(())
     }
 
@@ -231,6 +241,53 @@ impl Log {
         Ok(next.unwrap_or(0))
     }
 
+    /// The same for everything that `consumer` has begun: topic, partition, next offset.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn progress_of(&self, consumer: &str) -> Result<Vec<(String, i64, i64)>, Error> {
+        let mut reader = self.reader().await?;
+        Ok(on!(&mut reader.conn(), |c| sqlx::query_as::<DB, (String, i64, i64)>(
+            "SELECT topic, partition, next_offset FROM progress WHERE consumer = $1"
+        )
+        .bind(consumer)
+        .fetch_all(c)
+        .await)?)
+    }
+
+    /// Whether `consumer` has seen, parked or set aside this very message of a partition.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn has_met(
+        &self,
+        consumer: &str,
+        topic: &str,
+        partition: i64,
+        offset: i64,
+        Link { source, sequence, .. }: &Link,
+    ) -> Result<bool, Error> {
+        let (mut reader, source) = (self.reader().await?, source.to_string());
+        let met: Option<i64> = on!(&mut reader.conn(), |c| {
+            sqlx::query_scalar::<DB, i64>(
+            "SELECT last_sequence FROM seen WHERE consumer = $1 AND topic = $2 AND partition = $3 AND source = $4 AND last_sequence >= $5 \
+             UNION ALL SELECT sequence FROM parked \
+             WHERE consumer = $1 AND topic = $2 AND partition = $3 AND source = $4 AND sequence = $5 \
+             UNION ALL SELECT message_offset FROM dead_letters \
+             WHERE consumer = $1 AND topic = $2 AND partition = $3 AND message_offset = $6 LIMIT 1"
+        )
+        .bind(consumer)
+        .bind(topic)
+        .bind(partition)
+        .bind(source.as_str())
+        .bind(*sequence)
+        .bind(offset)
+        .fetch_optional(c)
+        .await
+        })?;
+        Ok(met.is_some())
+    }
+
     /// The committed answer to an earlier request with this key, if there is one.
     ///
     /// # Errors
@@ -252,20 +309,93 @@ impl Log {
 
     /// Transactions that this process has committed here.
     pub fn commits(&self) -> u64 {
-        self.inner.commits.load(Ordering::Relaxed)
+        self.inner.counts.commits.load(Ordering::Relaxed)
     }
 
     /// Messages that this process has made dead letters of.
     pub fn dead_letters(&self) -> u64 {
-        self.inner.dead_letters.load(Ordering::Relaxed)
+        self.inner.counts.dead_letters.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn committed(&self, rows: Vec<Arc<Message>>, dead_letters: u64) {
-        self.inner.commits.fetch_add(1, Ordering::Relaxed);
-        self.inner.dead_letters.fetch_add(dead_letters, Ordering::Relaxed);
+    /// Messages that came again and were skipped.
+    pub fn repeats(&self) -> u64 {
+        self.inner.counts.repeats.load(Ordering::Relaxed)
+    }
+
+    /// Messages that wait for a gap to close, as far as this process knows.
+    pub fn parked(&self) -> i64 {
+        self.inner.counts.parked.load(Ordering::Relaxed)
+    }
+
+    /// Rows that are not known to be published yet.
+    pub fn unpublished(&self) -> i64 {
+        *self.inner.head.borrow() - self.inner.published.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a broker that it is published to.
+    pub fn is_published(&self) -> bool {
+        self.inner.backlog_max.load(Ordering::Relaxed) != i64::MAX
+    }
+
+    /// From how many unpublished rows on requests are refused.
+    pub fn limit_backlog(&self, rows: i64) {
+        self.inner.backlog_max.store(rows, Ordering::Relaxed);
+    }
+
+    /// Whether requests are refused because too much waits to be published.
+    pub fn is_backlogged(&self) -> bool {
+        self.is_published() && self.unpublished() > self.inner.backlog_max.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how far the log is published.
+    pub(crate) fn published(&self, position: i64) {
+        self.inner.published.store(position, Ordering::Relaxed);
+    }
+
+    /// Takes note of a commit of another process.
+    pub(crate) fn heard(&self, position: i64) {
+        self.inner.head.send_if_modified(|head| {
+            let newer = position > *head;
+            *head = position.max(*head);
+            newer
+        });
+    }
+
+    pub(crate) fn own_commits(&self) -> watch::Receiver<i64> {
+        self.inner.own.subscribe()
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.inner.counts
+    }
+
+    /// Up to `limit` parked messages of a partition whose gap has closed, in their order: offset and record.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn released(&self, consumer: &str, topic: &str, partition: i64, limit: i64) -> Result<Vec<(i64, Record)>, Error> {
+        let mut reader = self.reader().await?;
+        chain::released(&mut reader.conn(), consumer, topic, partition, limit).await
+    }
+
+    /// Looks up how many messages wait for a gap to close.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn count_parked(&self) -> Result<(), Error> {
+        let mut reader = self.reader().await?;
+        let parked: i64 =
+            on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT COUNT(*) FROM parked").fetch_one(c).await)?;
+        self.inner.counts.parked.store(parked, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn committed(&self, rows: Vec<Arc<Message>>) {
+        self.inner.counts.commits.fetch_add(1, Ordering::Relaxed);
         if let Some(newest) = rows.last().map(|row| row.position) {
             self.tail().extend(rows);
-            self.inner.head.send_modify(|head| *head = newest.max(*head));
+            self.heard(newest);
+            self.inner.own.send_replace(newest);
         }
     }
 
@@ -304,7 +434,6 @@ struct Head {
     position: i64,
     service: String,
     id: Uuid,
-    epoch: i64,
     secret: [u8; 32],
 }
 
@@ -323,13 +452,13 @@ async fn first_head(connection: &mut Owned, service: &str, env: &Env) -> Result<
     .await
     .map(drop)
     })?;
-    type Row = (i64, String, Uuid, i64, Vec<u8>);
+    type Row = (i64, String, Uuid, Vec<u8>);
     let row: Row = on!(&mut connection.conn(), |c| {
-        sqlx::query_as::<DB, Row>("SELECT position, service, log_id, epoch, secret FROM head").fetch_one(c).await
+        sqlx::query_as::<DB, Row>("SELECT position, service, log_id, secret FROM head").fetch_one(c).await
     })?;
-    let (position, service, id, epoch, secret) = row;
+    let (position, service, id, secret) = row;
     let secret = secret.try_into().map_err(|_| Error::Corrupt("the log's secret is 32 bytes".into()))?;
-    Ok(Head { position, service, id, epoch, secret })
+    Ok(Head { position, service, id, secret })
 }
 
 /// PostgreSQL must sync what it acknowledges; SQLite is told to, when the connection opens.

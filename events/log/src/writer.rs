@@ -2,9 +2,13 @@
 //!
 //! Never here: transactions; `group.rs` takes what has gathered behind this door and commits it together.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{error::Error as _, future::Future, sync::Arc, time::Duration};
 
-use contract::{Message, Timestamp};
+use contract::{
+    DecodeError, Message, Timestamp,
+    dead_letter::Cause,
+    record::{Link, Record},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{Error, Job, Log, Opened, Unit, group::Task};
@@ -72,12 +76,79 @@ pub struct Claim {
     pub next: i64,
 }
 
-/// One message of a delivery: what to do about it, or why it can't be read.
+impl Claim {
+    /// Whether it moves no progress: its messages were parked before.
+    pub(crate) fn is_drain(&self) -> bool {
+        self.from == self.next
+    }
+}
+
+/// One message of a delivery, and what to do about it.
 #[derive(Clone, Debug)]
 pub struct Item<W> {
-    pub message: Arc<Message>,
     pub offset: i64,
-    pub work: Result<Job<W>, String>,
+    pub message: Arrived,
+    pub todo: Todo<W>,
+}
+
+impl<W> Item<W> {
+    /// A row of another log, with what its handler made of it.
+    pub fn row(offset: i64, message: Arc<Message>, work: Result<Option<W>, Poison>) -> Self {
+        let todo = match work {
+            Ok(Some(work)) => Todo::Handle(Job { work, meta: message.effect() }),
+            Ok(None) => Todo::Nothing,
+            Err(poison) => Todo::SetAside(poison),
+        };
+        Self { offset, message: Arrived::Row(message), todo }
+    }
+}
+
+/// A message as it came.
+#[derive(Clone, Debug)]
+pub enum Arrived {
+    /// Out of the log itself, where nothing is missing.
+    Row(Arc<Message>),
+    /// Over a broker, with its place among what its log publishes.
+    Linked(Arc<Message>, Link),
+    /// Over a broker, and unreadable.
+    Raw(Record),
+}
+
+/// What a consumer makes of a message.
+#[derive(Clone, Debug)]
+pub enum Todo<W> {
+    Handle(Job<W>),
+    /// It is of no interest.
+    Nothing,
+    /// It can never be handled.
+    SetAside(Poison),
+}
+
+/// Why a message can never be handled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poison {
+    pub cause: Cause,
+    pub error: String,
+}
+
+impl Poison {
+    pub fn new(cause: Cause, error: impl Into<String>) -> Self {
+        Self { cause, error: error.into() }
+    }
+}
+
+impl From<DecodeError> for Poison {
+    fn from(error: DecodeError) -> Self {
+        let cause = match error {
+            DecodeError::UnknownType(_) | DecodeError::UnknownSchema { .. } => Cause::UnknownType,
+            DecodeError::Malformed { .. } => Cause::Undecodable,
+        };
+        let text = match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        Self::new(cause, text)
+    }
 }
 
 /// What became of a delivery.
@@ -180,8 +251,12 @@ impl<H: Handler> Writer<H> {
     /// Decides one request of a person, under an idempotency key if there is one.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] at once when the queue is full; else what the database said.
+    /// [`Error::Overloaded`] at once when the queue is full, [`Error::Backlogged`] when too much waits to be published; else what
+    /// the database said.
     pub async fn request(&self, job: Job<H::Work>, key: Option<IdempotencyKey>) -> Result<Answer<H::Done>, Error> {
+        if self.log.is_backlogged() {
+            return Err(Error::Backlogged);
+        }
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Entry::Request { job, key, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Error::Overloaded,

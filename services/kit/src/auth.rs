@@ -3,6 +3,7 @@
 //! Never here: passwords, accounts, which object is whose; the user service signs, each service looks after its own objects.
 //! From here a handler gets its `Caller` and asks it for a role.
 
+mod remote;
 mod token;
 
 use std::convert::Infallible;
@@ -15,6 +16,7 @@ use contract::CustomerId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use remote::JwksUrl;
 pub use token::{PublicKey, Signer, Verifier, jwks};
 
 use crate::http::Problem;
@@ -63,7 +65,8 @@ impl Role {
     }
 }
 
-/// Who sent a request with a valid token. As an extractor: 401 without one.
+/// Who sent a request with a valid token. As an extractor: 401 without one, 503 while no key
+/// to check it with is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     pub id: CustomerId,
@@ -97,7 +100,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
             tracing::error!("a route that needs a caller is served without a verifier");
             return Err(Problem::internal());
         };
-        verifier.verify(token)
+        verifier.admit(token).await
     }
 }
 

@@ -19,4 +19,4 @@ pub use money::MoneySchema;
 pub use page::{List, Page, PageQuery};
 pub use probe::Check;
 pub use problem::{ApiResult, FieldError, Problem};
-pub use serve::{Stopping, serve};
+pub use serve::{Stopping, raise_file_limit, serve};

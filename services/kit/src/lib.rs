@@ -10,8 +10,10 @@ pub mod idempotency;
 pub mod log;
 pub mod metrics;
 pub mod outgoing;
+pub mod secret;
 pub mod tasks;
 
 pub use idempotency::Idempotency;
 pub use metrics::Metrics;
+pub use secret::Secret;
 pub use tasks::Tasks;

@@ -82,6 +82,25 @@ impl Collector for LogCollector {
         for log in &self.0 {
             commits.encode_family(&[("service", log.service())])?.encode_counter::<NoLabelSet, _, f64>(&log.commits(), None)?;
         }
+        let mut lag = encoder.encode_descriptor(
+            "relay_lag_messages",
+            "Rows that are not known to be published",
+            None,
+            MetricType::Gauge,
+        )?;
+        for log in self.0.iter().filter(|log| log.is_published()) {
+            lag.encode_family(&[("service", log.service())])?.encode_gauge(&log.unpublished())?;
+        }
+        let help = "Messages that wait for a missing one";
+        let mut parked = encoder.encode_descriptor("consumer_parked_messages", help, None, MetricType::Gauge)?;
+        for log in &self.0 {
+            parked.encode_family(&[("service", log.service())])?.encode_gauge(&log.parked())?;
+        }
+        let help = "Messages that came again and were skipped";
+        let mut repeats = encoder.encode_descriptor("consumer_repeats", help, None, MetricType::Counter)?;
+        for log in &self.0 {
+            repeats.encode_family(&[("service", log.service())])?.encode_counter::<NoLabelSet, _, f64>(&log.repeats(), None)?;
+        }
         let mut letters = encoder.encode_descriptor("dlq_messages", "Messages made dead letters", None, MetricType::Counter)?;
         for log in &self.0 {
             letters

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use skald_kit::{
     Metrics, Tasks,
     auth::Verifier,
-    http::{AppConfig, Peer, Routes, app, serve},
+    http::{AppConfig, Peer, Routes, app, raise_file_limit, serve},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -89,4 +89,35 @@ async fn stopping_ends_event_streams_and_idle_connections() {
     let mut rest = String::new();
     tokio::time::timeout(SOON, connection.read_to_string(&mut rest)).await.unwrap().unwrap();
     assert!(rest.ends_with("0\r\n\r\n"), "the stream ends properly: {rest:?}");
+}
+
+#[tokio::test]
+async fn a_thousand_idle_connections_stop_nobody() {
+    raise_file_limit();
+    let (tasks, mut connection) = open().await;
+    let address = connection.peer_addr().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..1_000 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    ask(&mut connection, "/peer", "127.0.0.1").await;
+    ask(&mut TcpStream::connect(address).await.unwrap(), "/peer", "127.0.0.1").await;
+    assert!(tasks.stop(SOON).await, "they end with the process");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_come_and_a_connection_that_idles_are_ended() {
+    let (tasks, mut slow) = open().await;
+    let mut idle = TcpStream::connect(slow.peer_addr().unwrap()).await.unwrap();
+    let began = tokio::time::Instant::now();
+    slow.write_all(b"GET /peer HTTP/1.1\r\nhost: x\r\nx-never: ").await.unwrap();
+    idle.write_all(b"GET /peer HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let (mut of_slow, mut of_idle) = (String::new(), String::new());
+    // A connection that is torn down with bytes unread may be reset.
+    let _ = slow.read_to_string(&mut of_slow).await;
+    idle.read_to_string(&mut of_idle).await.unwrap();
+    assert!(!of_slow.contains("200 OK"), "{of_slow}");
+    assert!(of_idle.ends_with("127.0.0.1"), "{of_idle}");
+    assert!(began.elapsed() >= Duration::from_secs(60), "load balancers let go of a connection after a minute");
+    assert!(tasks.stop(SOON).await);
 }

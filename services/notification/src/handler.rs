@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use contract::{CustomerId, Message, Meta, NotificationId, OrderId, Timestamp, notification::Event, order, topics};
-use eventlog::{Error, Job, New, Unit, backoff};
+use eventlog::{Error, Job, New, Poison, Unit, backoff};
 use kit::outgoing::Queue;
 use uuid::Uuid;
 
@@ -177,11 +177,11 @@ impl eventlog::Handler for Handler {
 }
 
 impl bus::Consumer for Handler {
-    fn accept(&self, message: &Message) -> Result<Option<Work>, String> {
+    fn accept(&self, message: &Message) -> Result<Option<Work>, Poison> {
         if message.topic.as_deref() != Some(topics::ORDER_EVENTS) {
             return Ok(None);
         }
-        let event = order::Event::decode(&message.kind, message.schema, &message.data).map_err(|error| error.to_string())?;
+        let event = order::Event::decode(&message.kind, message.schema, &message.data)?;
         let (order_id, customer_id, text) = match &event {
             order::Event::OrderPlaced(_) => return Ok(None),
             order::Event::OrderConfirmed(event) => (event.order_id, event.customer_id, template::confirmed(event)),

@@ -53,6 +53,11 @@ pub struct Service {
     pub routes: kit::http::Routes,
 }
 
+/// What the service decides, without anything running: for a dead letter that is redriven beside it.
+pub fn handler(config: &Config) -> Handler {
+    Handler::new(Queue::new().0, config.clone())
+}
+
 /// Builds the service and starts its writer and its deliveries; whatever was queued goes on.
 pub fn build(deps: Deps) -> Service {
     let Deps { opened, tasks, channel, config } = deps;

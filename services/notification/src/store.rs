@@ -73,10 +73,10 @@ fn row(stored: Stored) -> Result<Row, Error> {
     Ok(Row { notification, subject, body, due, queued, trace: Trace { parent, state }, created, changed: false })
 }
 
-/// Loads and locks the notifications of these orders, which are sorted.
+/// Loads and locks the notifications of these orders, which are sorted: replicas that lock in one order never deadlock.
 pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<Vec<Row>, Error> {
-    let lock = for_update(conn);
-    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM notifications WHERE order_id IN"), orders, lock)?;
+    let tail = format!("ORDER BY order_id, notification_id{}", for_update(conn));
+    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM notifications WHERE order_id IN"), orders, &tail)?;
     rows.into_iter().map(row).collect()
 }
 

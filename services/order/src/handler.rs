@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 
 use contract::{
-    CustomerId, Message, Meta, Money, OrderId, Timestamp,
+    Cause, CustomerId, Message, Meta, Money, OrderId, Timestamp,
     order::{self, Line, OrderCancelled, OrderConfirmed, OrderPlaced},
     payment, product, topics,
 };
 use engine::{Applied, Engine, Instance};
-use eventlog::{Error, Job, New, Stored, Unit};
+use eventlog::{Error, Job, New, Poison, Stored, Unit};
 use saga::{
     Why,
     order::{Context, Input, OrderSaga, State, payment_reply, product_reply},
@@ -139,15 +139,17 @@ impl eventlog::Handler for Handler {
 }
 
 impl bus::Consumer for Handler {
-    fn accept(&self, message: &Message) -> Result<Option<Work>, String> {
+    fn accept(&self, message: &Message) -> Result<Option<Work>, Poison> {
         let (kind, schema, data) = (&message.kind, message.schema, &message.data);
         let reply = match message.topic.as_deref() {
             Some(topics::PRODUCT_EVENTS) => product::Event::decode(kind, schema, data).map(|event| product_reply(&event)),
             Some(topics::PAYMENT_EVENTS) => payment::Event::decode(kind, schema, data).map(|event| payment_reply(&event)),
-            _ => return Err(format!("the order service does not consume {:?}", message.topic)),
+            _ => {
+                let why = format!("the order service does not consume {:?}", message.topic);
+                return Err(Poison::new(Cause::Refused, why));
+            }
         };
-        let reply = reply.map_err(|error| error.to_string())?;
-        Ok(reply.map(|(order_id, input)| Work::Reply { order_id, input }))
+        Ok(reply?.map(|(order_id, input)| Work::Reply { order_id, input }))
     }
 }
 

@@ -44,6 +44,11 @@ pub struct Service {
     pub routes: Routes,
 }
 
+/// What the service decides, without anything running: for a dead letter that is redriven beside it.
+pub fn handler(config: &Config) -> Handler {
+    Handler { engine: Engine::new(config.patience(), engine::Metrics::default()) }
+}
+
 /// Starts the service's writer and timers; its consumers and its door are the caller's to start.
 pub fn build(deps: Deps) -> Service {
     let Deps { opened, tasks, metrics, idempotency, stock, config } = deps;

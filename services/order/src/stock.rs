@@ -2,7 +2,15 @@
 //!
 //! Never here: what a short line means for an order (`domain.rs`). Away or slow is answered at once, by a breaker.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use contract::{Money, ProductId, Timestamp};
 use eventlog::Env;
@@ -39,6 +47,20 @@ struct Check {
     reply: oneshot::Sender<Result<Vec<Quote>, Away>>,
 }
 
+/// Where a replica of the product service answers stock checks: `http://HOST:PORT`.
+#[derive(Clone, Debug)]
+pub struct Address(Endpoint);
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_plain = text.strip_prefix("http://").is_some_and(|rest| !rest.is_empty());
+        let endpoint = is_plain.then(|| Endpoint::from_shared(text.to_owned()).ok()).flatten();
+        endpoint.map(Self).ok_or_else(|| "it is of the form http://HOST:PORT; stock checks are without TLS".to_owned())
+    }
+}
+
 /// The door to the stock check. Cheap to clone.
 #[derive(Clone)]
 pub struct Stock {
@@ -46,15 +68,27 @@ pub struct Stock {
 }
 
 impl Stock {
-    /// Asks the product service at `address`, such as `http://127.0.0.1:50052`; connects when first asked.
-    ///
-    /// # Errors
-    /// The address is no URL.
-    pub fn grpc(address: &str, timeout: Duration, env: Env, tasks: &Tasks) -> Result<Self, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(address.to_owned())?.connect_timeout(timeout).timeout(timeout).tcp_nodelay(true);
-        let channel = endpoint.connect_lazy();
-        let ask = move |lines: Vec<Wanted>| call(channel.clone(), lines);
-        Ok(Self::start(ask, timeout, env, tasks))
+    /// Asks the product service's replicas in turn, at addresses such as `http://127.0.0.1:50052`; connects when first asked.
+    pub fn grpc(replicas: &[Address], timeout: Duration, env: Env, tasks: &Tasks) -> Self {
+        // One that is away must not use up the time of the others.
+        let each = timeout / u32::try_from(replicas.len()).unwrap_or(u32::MAX).max(1);
+        let connect =
+            |Address(endpoint): &Address| endpoint.clone().connect_timeout(each).timeout(each).tcp_nodelay(true).connect_lazy();
+        let (channels, turn): (Arc<[Channel]>, _) = (replicas.iter().map(connect).collect(), AtomicUsize::new(0));
+        let ask = move |lines: Vec<Wanted>| {
+            let (channels, first) = (channels.clone(), turn.fetch_add(1, Ordering::Relaxed));
+            async move {
+                let mut answer = Err(Away("no replica of the product service is known".into()));
+                for next in 0..channels.len() {
+                    answer = call(channels[first.wrapping_add(next) % channels.len()].clone(), &lines).await;
+                    if answer.is_ok() {
+                        break;
+                    }
+                }
+                answer
+            }
+        };
+        Self::start(ask, timeout, env, tasks)
     }
 
     /// Asks through `ask`, whose quotes come in the order of the lines.
@@ -148,7 +182,7 @@ fn reply(batch: Vec<Check>, answer: Result<Vec<Quote>, Away>) {
     }
 }
 
-async fn call(channel: Channel, wanted: Vec<Wanted>) -> Result<Vec<Quote>, Away> {
+async fn call(channel: Channel, wanted: &[Wanted]) -> Result<Vec<Quote>, Away> {
     let line = |wanted: &Wanted| Line { product_id: wanted.product_id.to_string(), quantity: wanted.quantity };
     let request = CheckStockRequest { lines: wanted.iter().map(line).collect() };
     let answer = StockClient::new(channel).check_stock(request).await;
@@ -206,9 +240,11 @@ impl Breaker {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+    use kit::grpc::stock::stock_server::{self, StockServer};
+    use tokio::net::TcpListener;
+    use tonic::{
+        Request, Response, Status,
+        transport::{Server, server::TcpIncoming},
     };
 
     use super::*;
@@ -236,6 +272,46 @@ mod tests {
         }
         assert!(calls.load(Ordering::Relaxed) < 20, "{calls:?} calls");
         assert!(tasks.stop(Duration::from_secs(5)).await);
+    }
+
+    /// A product service that knows no product.
+    struct Bare;
+
+    #[tonic::async_trait]
+    impl stock_server::Stock for Bare {
+        async fn check_stock(&self, request: Request<CheckStockRequest>) -> Result<Response<CheckStockResponse>, Status> {
+            let items = request.into_inner().lines.into_iter().map(|_| Item::default()).collect();
+            Ok(Response::new(CheckStockResponse { items }))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_is_away_or_silent_leaves_the_check_to_the_others() {
+        let tasks = Tasks::new();
+        let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (gone, silent, serving) = (bind().await, bind().await, bind().await);
+        let replicas = [&gone, &silent, &serving]
+            .map(|listener| format!("http://{}", listener.local_addr().unwrap()).parse::<Address>().unwrap());
+        drop(gone);
+        let (server, stopping) = (Server::builder().add_service(StockServer::new(Bare)), tasks.stopping());
+        let served = server.serve_with_incoming_shutdown(TcpIncoming::from(serving), stopping.cancelled_owned());
+        tasks.spawn("product", async move { served.await.unwrap() });
+        let stock = Stock::grpc(&replicas, Duration::from_millis(1_500), Env::system(), &tasks);
+        for n in 0..6 {
+            assert_eq!(stock.check(wanted(n)).await.unwrap(), unknown(&wanted(n)));
+        }
+        drop(silent);
+        assert!(tasks.stop(Duration::from_secs(20)).await);
+    }
+
+    #[test]
+    fn an_address_is_plain_http() {
+        for good in ["http://127.0.0.1:50052", "http://product:50052", "http://[::1]:1"] {
+            assert!(good.parse::<Address>().is_ok(), "{good}");
+        }
+        for bad in ["https://product:50052", "product:50052", "http://", "http://a b", ""] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
     }
 
     #[test]

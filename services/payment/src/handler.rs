@@ -13,7 +13,7 @@ use contract::{
     payment::{Command, Event, Operation},
     topics,
 };
-use eventlog::{Error, Job, New, Stored, Unit};
+use eventlog::{Error, Job, New, Poison, Stored, Unit};
 use kit::outgoing::Queue;
 use uuid::Uuid;
 
@@ -239,14 +239,11 @@ impl eventlog::Handler for Handler {
 }
 
 impl bus::Consumer for Handler {
-    fn accept(&self, message: &Message) -> Result<Option<Work>, String> {
+    fn accept(&self, message: &Message) -> Result<Option<Work>, Poison> {
         if message.topic.as_deref() != Some(topics::PAYMENT_COMMANDS) {
             return Ok(None);
         }
-        match Command::decode(&message.kind, message.schema, &message.data) {
-            Ok(command) => Ok(Some(Work(Kind::Command(command)))),
-            Err(error) => Err(error.to_string()),
-        }
+        Ok(Some(Work(Kind::Command(Command::decode(&message.kind, message.schema, &message.data)?))))
     }
 }
 

@@ -159,14 +159,14 @@ impl TryFrom<Stored> for Row {
     }
 }
 
-/// Loads and locks the payments of these orders, which are sorted.
+/// Loads and locks the payments of these orders, which are sorted: replicas that lock in one order never deadlock.
 pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<BTreeMap<OrderId, Row>, Error> {
-    let lock = for_update(conn);
-    Ok(select(conn, orders, lock).await?.into_iter().map(|row| (row.payment.order_id, row)).collect())
+    let tail = format!("ORDER BY order_id{}", for_update(conn));
+    Ok(select(conn, orders, &tail).await?.into_iter().map(|row| (row.payment.order_id, row)).collect())
 }
 
-async fn select(conn: &mut Conn<'_>, orders: &[Uuid], lock: &'static str) -> Result<Vec<Row>, Error> {
-    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM payments WHERE order_id IN"), orders, lock)?;
+async fn select(conn: &mut Conn<'_>, orders: &[Uuid], tail: &str) -> Result<Vec<Row>, Error> {
+    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM payments WHERE order_id IN"), orders, tail)?;
     rows.into_iter().map(Row::try_from).collect()
 }
 

@@ -3,17 +3,14 @@
 //! Never here: rules (they are in `domain.rs`), SQL text (it is in `store.rs`). All states of a batch come in three reads at most
 //! and go back with one upsert a table, so that a hot product costs a batch one row. From here the flow goes to `events/log`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    error::Error as _,
-};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use contract::{
-    DecodeError, Message, Meta, OrderId, ProductId,
+    Message, Meta, OrderId, ProductId,
     product::{self, Event, StockLine},
     topics,
 };
-use eventlog::{Error, Job, New, Stored, Unit};
+use eventlog::{Error, Job, New, Poison, Stored, Unit};
 
 use crate::{
     domain::{
@@ -205,13 +202,7 @@ fn lost(order_id: OrderId, line: &StockLine) -> Error {
 }
 
 impl bus::Consumer for Handler {
-    fn accept(&self, message: &Message) -> Result<Option<Work>, String> {
-        match product::Command::decode(&message.kind, message.schema, &message.data) {
-            Ok(command) => Ok(Some(Work::Saga(command))),
-            Err(error @ DecodeError::Malformed { .. }) => {
-                Err(format!("{error}: {}", error.source().map_or_else(String::new, |e| e.to_string())))
-            }
-            Err(error) => Err(error.to_string()),
-        }
+    fn accept(&self, message: &Message) -> Result<Option<Work>, Poison> {
+        Ok(Some(Work::Saga(product::Command::decode(&message.kind, message.schema, &message.data)?)))
     }
 }

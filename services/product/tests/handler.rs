@@ -95,8 +95,8 @@ impl Shop {
             let offset = *progress;
             *progress += 1;
             let message = Arc::new(message(env, offset, command));
-            let work = Handler.accept(&message).map(|work| Job { work: work.unwrap(), meta: message.effect() });
-            Item { message, offset, work }
+            let work = Handler.accept(&message);
+            Item::row(offset, message, work)
         });
         let items = items.collect();
         let (consumer, topic) = ("product".to_owned(), topics::PRODUCT_COMMANDS.to_owned());
@@ -323,10 +323,10 @@ async fn a_message_that_is_no_command_is_poison() {
     let shop = Shop::open().await;
     let mut strange = message(shop.writer.log().env(), 1, &release(1));
     strange.kind = "product.BurnStock".to_owned();
-    assert_eq!(Handler.accept(&strange).unwrap_err(), "unknown message type product.BurnStock");
+    assert_eq!(Handler.accept(&strange).unwrap_err().error, "unknown message type product.BurnStock");
     let mut broken = message(shop.writer.log().env(), 1, &release(1));
     broken.data = "{}".to_owned();
-    assert!(Handler.accept(&broken).unwrap_err().contains("missing field `order_id`"));
+    assert!(Handler.accept(&broken).unwrap_err().error.contains("missing field `order_id`"));
     shop.close().await;
 }
 

@@ -9,6 +9,7 @@ mod notification;
 mod order;
 mod payment;
 mod product;
+mod progress;
 mod report;
 mod saga;
 mod snapshot;

@@ -2,13 +2,21 @@
 //!
 //! Exit codes: 0; 1 a verdict failed; 2 usage; 3 the environment (a port, a lock, the disk, a newer schema, a server that is away).
 
-use std::{fmt::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{error::Error, fmt::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-
+use eventlog::Database;
+use kit::Secret;
 use tracing::level_filters::LevelFilter;
 
-use crate::{audit, demo, up};
+use crate::{
+    assemble::Name,
+    audit,
+    database::{self, MigrateArgs},
+    demo,
+    operate::{self, DeadLetters, LogCommand, Relay, Topics},
+    serve, up,
+};
 
 /// Event-sourced sagas on Kafka: orders that are confirmed or cancelled, whatever crashes in between.
 #[derive(Parser)]
@@ -16,8 +24,8 @@ use crate::{audit, demo, up};
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log to stderr: off, error, warn, info, debug or trace [default: info; demo and audit: warn]
-    #[arg(long, global = true, env = "SKALD_LOG")]
+    /// What to log to stderr: off, error, warn, info, debug or trace [default: info; demo, audit, migrate: warn]
+    #[arg(long, global = true, env = "SKALD_LOG", value_name = "LEVEL")]
     log: Option<LevelFilter>,
     /// Log as JSON, one object a line
     #[arg(long, global = true, env = "SKALD_LOG_JSON")]
@@ -28,19 +36,35 @@ pub(crate) struct Cli {
 enum Command {
     /// Starts the whole shop, places orders through its REST door, and shows how each of them ended
     Demo(demo::Args),
-    /// Serves all five services in one process until Ctrl-C
+    /// Serves all five services in one process until Ctrl-C: no broker, no database server
     Up(UpArgs),
+    /// Serves one service, which speaks to the others through Kafka, until SIGTERM or Ctrl-C
+    #[command(subcommand)]
+    Serve(serve::Service),
+    /// Brings the schema of one service's database up to date, which `serve` does at its start too
+    Migrate(MigrateArgs),
     /// Checks the databases of all services: nothing lost, nothing twice
     Audit(AuditArgs),
+    /// Makes or checks the Kafka topics that the services speak over
+    #[command(subcommand)]
+    Topics(Topics),
+    /// Lists, shows, redrives or discards the messages that one service could not handle
+    DeadLetters(DeadLetters),
+    /// Has messages published again that Kafka has lost
+    #[command(subcommand)]
+    Relay(Relay),
+    /// Lets a log go on that has lost commits which Kafka still holds
+    #[command(subcommand)]
+    Log(LogCommand),
 }
 
 #[derive(clap::Args)]
 struct UpArgs {
     /// Where the databases are; made if it is missing
-    #[arg(long, env = "SKALD_DATA", default_value = "./skald-data")]
+    #[arg(long, env = "SKALD_DATA", value_name = "DIR", default_value = "./skald-data")]
     data: PathBuf,
     /// Where to serve REST; port 0 takes a free one
-    #[arg(long, env = "SKALD_LISTEN", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "SKALD_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     #[command(flatten)]
     services: up::Services,
@@ -49,8 +73,11 @@ struct UpArgs {
 #[derive(clap::Args)]
 struct AuditArgs {
     /// Where the databases are
-    #[arg(long, env = "SKALD_DATA", default_value = "./skald-data")]
+    #[arg(long, env = "SKALD_DATA", value_name = "DIR", default_value = "./skald-data")]
     data: PathBuf,
+    /// Databases elsewhere, instead of --data: once each for order, product, payment, user and notification
+    #[arg(long, env = "SKALD_DATABASES", hide_env_values = true, value_name = "SERVICE=URL", value_delimiter = ',')]
+    database: Vec<Secret>,
     /// Also require that everything has come to rest: all sagas ended, nothing open, nothing unread
     #[arg(long, env = "SKALD_SETTLED")]
     settled: bool,
@@ -60,30 +87,51 @@ struct AuditArgs {
 }
 
 pub(crate) const EXIT_VERDICT: u8 = 1;
+const EXIT_USAGE: u8 = 2;
 pub(crate) const EXIT_ENVIRONMENT: u8 = 3;
 
 pub(crate) fn run(cli: Cli) -> ExitCode {
     // Beside a table and a progress bar only what goes wrong is worth a line.
     let level = match cli.command {
-        Command::Up(_) => LevelFilter::INFO,
-        Command::Demo(_) | Command::Audit(_) => LevelFilter::WARN,
+        Command::Up(_) | Command::Serve(_) => LevelFilter::INFO,
+        _ => LevelFilter::WARN,
     };
     kit::log::init_logging(cli.log_json, cli.log.unwrap_or(level));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return environment(&error),
     };
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         match cli.command {
             Command::Demo(args) => demo::run(args).await,
-            Command::Up(args) => serve(args).await,
+            Command::Up(args) => up(args).await,
+            Command::Serve(service) => serve::run(service).await,
+            Command::Migrate(args) => database::migrate(args).await,
             Command::Audit(args) => check(args).await,
+            Command::Topics(command) => operate::topics(command).await,
+            Command::DeadLetters(command) => operate::dead_letters(command).await,
+            Command::Relay(command) => operate::relay(command).await,
+            Command::Log(command) => operate::log(command).await,
         }
-    })
+    });
+    // All that was worth waiting for has ended; a library that blocks, such as one that asks a Kafka which is away, has not.
+    runtime.shutdown_background();
+    code
+}
+
+/// Flags that can't be followed, for reasons that clap does not know.
+pub(crate) fn usage(why: &str) -> ExitCode {
+    eprintln!("error: {why}\n\nFor more information, try '--help'.");
+    ExitCode::from(EXIT_USAGE)
+}
+
+pub(crate) fn environment(error: &(dyn Error + 'static)) -> ExitCode {
+    eprintln!("error: {}", sentence(error));
+    ExitCode::from(EXIT_ENVIRONMENT)
 }
 
 /// One clear sentence, with its causes behind it.
-pub(crate) fn environment(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+pub(crate) fn sentence(error: &(dyn Error + 'static)) -> String {
     let mut sentence = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -94,11 +142,10 @@ pub(crate) fn environment(error: &(dyn std::error::Error + 'static)) -> ExitCode
         }
         source = cause.source();
     }
-    eprintln!("error: {sentence}");
-    ExitCode::from(EXIT_ENVIRONMENT)
+    sentence
 }
 
-async fn serve(args: UpArgs) -> ExitCode {
+async fn up(args: UpArgs) -> ExitCode {
     let options = up::Options { data: args.data, listen: args.listen, services: args.services };
     let running = match up::start(options).await {
         Ok(running) => running,
@@ -113,12 +160,63 @@ async fn serve(args: UpArgs) -> ExitCode {
 }
 
 async fn check(args: AuditArgs) -> ExitCode {
-    let options = audit::Options { settled: args.settled, services: up::databases(&args.data) };
-    match audit::run(&options).await {
+    let services = match args.database.is_empty() {
+        true => Ok(up::databases(&args.data)),
+        false => databases(&args.database),
+    };
+    let services = match services {
+        Ok(services) => services,
+        Err(why) => return usage(&why),
+    };
+    match audit::run(&audit::Options { settled: args.settled, services }).await {
         Ok(report) => {
             println!("{}", if args.json { report.to_json().to_string() } else { report.print_table() });
             if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_VERDICT) }
         }
         Err(error) => environment(&error),
+    }
+}
+
+/// Reads the databases of an audit.
+pub(crate) fn databases(named_ones: &[Secret]) -> Result<Vec<(&'static str, Database)>, String> {
+    named_ones.iter().map(named).collect()
+}
+
+/// Reads `SERVICE=URL`, which may hold a password: it is never shown again.
+fn named(Secret(text): &Secret) -> Result<(&'static str, Database), String> {
+    let (service, url) = text.split_once('=').ok_or("--database: it is of the form SERVICE=URL, such as order=postgres://…")?;
+    let name = Name::all().iter().find(|name| name.as_str() == service);
+    let name = name.ok_or_else(|| format!("--database: there is no service {service:?}"))?;
+    Ok((name.as_str(), database::parse(url).map_err(|why| format!("--database {service}: {why}"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// What an operator does once is said each time: a position in a variable would be done again.
+    const VERBS: [&str; 3] = ["dead-letters", "relay", "log"];
+
+    fn flags_without(command: &clap::Command, is_lacking: fn(&clap::Arg) -> bool) -> Vec<String> {
+        let flags =
+            command.get_arguments().filter(|flag| flag.get_long().is_some_and(|name| !["help", "version"].contains(&name)));
+        let here = flags.filter(|flag| is_lacking(flag)).map(|flag| format!("{} {flag}", command.get_name()));
+        let below = command.get_subcommands().filter(|command| !VERBS.contains(&command.get_name()));
+        here.chain(below.flat_map(|command| flags_without(command, is_lacking))).collect()
+    }
+
+    #[test]
+    fn every_flag_is_also_a_variable_and_says_what_it_is() {
+        let mut command = Cli::command();
+        command.build();
+        assert_eq!(flags_without(&command, |flag| flag.get_env().is_none()), [""; 0]);
+        assert_eq!(flags_without(&command, |flag| flag.get_help().is_none()), [""; 0]);
+        let shows = |flag: &clap::Arg| {
+            let is_secret = flag.get_long().is_some_and(|name| ["database", "admin-password"].contains(&name));
+            is_secret && !flag.is_hide_env_values_set()
+        };
+        assert_eq!(flags_without(&command, shows), [""; 0], "a secret in a variable must not stand in the help");
     }
 }

@@ -23,18 +23,19 @@ use std::{
 };
 
 use clap::Parser;
-use eventlog::Env;
+use eventlog::{Database, Env};
 use indicatif::{ProgressBar, ProgressStyle};
-use kit::Tasks;
+use kit::{Secret, Tasks};
 
 use self::{
+    client::Doors,
     door::Door,
     load::{Load, Tally},
     mix::Mix,
     report::{Found, Report, worth_telling},
     story::Story,
 };
-use crate::{audit, cli, up};
+use crate::{assemble::Name, audit, cli, up};
 
 /// What `skald demo` takes.
 #[derive(clap::Args, Clone, Debug)]
@@ -68,6 +69,34 @@ pub(crate) struct Args {
     /// The first admin's password, for a data directory that was used before
     #[arg(long, env = "SKALD_ADMIN_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     admin_password: Option<String>,
+    /// Do it at services that run already, such as order=127.0.0.1:8081; each once for every replica
+    #[arg(long, env = "SKALD_DEMO_AT", value_name = "SERVICE=ADDRESS", value_delimiter = ',', value_parser = place,
+          requires_all = ["databases", "admin_password"], conflicts_with_all = ["data", "stay"])]
+    at: Vec<(String, SocketAddr)>,
+    /// The databases of those services, for the audit at the end, as `skald audit` takes them
+    #[arg(
+        id = "databases",
+        long = "database",
+        env = "SKALD_DATABASES",
+        hide_env_values = true,
+        value_name = "SERVICE=URL",
+        value_delimiter = ',',
+        requires = "at"
+    )]
+    databases: Vec<Secret>,
+    /// The admin of those services
+    #[arg(long, env = "SKALD_ADMIN_EMAIL", value_name = "EMAIL", default_value = "admin@localhost")]
+    admin_email: String,
+}
+
+/// Where a service is.
+fn place(text: &str) -> Result<(String, SocketAddr), String> {
+    let expected = || "expected SERVICE=ADDRESS, such as order=127.0.0.1:8081".to_owned();
+    let (service, address) = text.split_once('=').ok_or_else(expected)?;
+    if !Name::all().iter().any(|name| name.as_str() == service) {
+        return Err(format!("there is no service {service}"));
+    }
+    Ok((service.to_owned(), address.parse().map_err(|_| expected())?))
 }
 
 /// The services' knobs: their own defaults, or SKALD_… variables, but for what `DEMO` names.
@@ -107,6 +136,10 @@ pub(crate) enum Error {
         "{data} was used before, and its admin's password is not known: give it in SKALD_ADMIN_PASSWORD, or name another --data"
     )]
     AdminPassword { data: PathBuf },
+    #[error("{0}")]
+    Databases(String),
+    #[error("--at says nothing of the {0} service")]
+    Nowhere(&'static str),
     #[error("interrupted")]
     Interrupted,
     #[error("{request} got no answer")]
@@ -133,6 +166,9 @@ pub(crate) async fn run(args: Args) -> ExitCode {
 
 /// Whether everything held.
 async fn demonstrate(args: &Args) -> Result<bool, Error> {
+    if !args.at.is_empty() {
+        return there(args).await;
+    }
     let (data, temporary) = match &args.data {
         Some(data) => (data.clone(), None),
         None => {
@@ -145,9 +181,12 @@ async fn demonstrate(args: &Args) -> Result<bool, Error> {
     if let (Some(password), Some(data)) = (&running.admin_password, &args.data) {
         eprintln!("the first admin of {}: {} with the password {password}", data.display(), running.admin_email);
     }
-    let demo = Demo { args, address: running.http, data, env: Env::system(), tasks: Tasks::new() };
+    let password = running.admin_password.as_ref().or(args.admin_password.as_ref());
+    let password = password.ok_or_else(|| Error::AdminPassword { data: data.clone() })?;
+    let (doors, databases) = (running.http.into(), up::databases(&data));
+    let demo = Demo { args, doors, databases, admin: (&running.admin_email, password), env: Env::system(), tasks: Tasks::new() };
     let result = tokio::select! {
-        result = demo.play(&running) => result,
+        result = demo.play() => result,
         // Also when a task panicked: nothing would come of waiting.
         stopped = running.until_told_to_stop() => Err(stopped.err().map_or(Error::Interrupted, Error::Start)),
     };
@@ -164,6 +203,21 @@ async fn demonstrate(args: &Args) -> Result<bool, Error> {
     Ok(result?.held)
 }
 
+/// The same at services that run already.
+async fn there(args: &Args) -> Result<bool, Error> {
+    let databases = cli::databases(&args.databases).map_err(Error::Databases)?;
+    if let Some(missing) = Name::all().iter().find(|name| !args.at.iter().any(|(service, _)| service == name.as_str())) {
+        return Err(Error::Nowhere(missing.as_str()));
+    }
+    let doors = Doors::Each(Arc::new(args.at.clone()));
+    let password = args.admin_password.as_deref().unwrap_or_default();
+    let demo = Demo { args, doors, databases, admin: (&args.admin_email, password), env: Env::system(), tasks: Tasks::new() };
+    let report = demo.play().await?;
+    demo.tasks.stop(TICK).await;
+    print(args, &report);
+    Ok(report.held)
+}
+
 fn print(args: &Args, report: &Report) {
     let text = if args.json {
         serde_json::to_string_pretty(report).expect("a report has string keys and finite numbers only")
@@ -176,23 +230,24 @@ fn print(args: &Args, report: &Report) {
 
 struct Demo<'a> {
     args: &'a Args,
-    address: SocketAddr,
-    data: PathBuf,
+    doors: Doors,
+    /// For the audit.
+    databases: Vec<(&'static str, Database)>,
+    /// E-mail address and password.
+    admin: (&'a str, &'a str),
     env: Env,
     tasks: Tasks,
 }
 
 impl Demo<'_> {
-    async fn play(&self, running: &up::Running) -> Result<Report, Error> {
-        let Self { args, address, .. } = *self;
+    async fn play(&self) -> Result<Report, Error> {
+        let Self { args, doors, admin: (email, password), .. } = self;
         let run = format!("{:x}", self.env.id().simple());
-        let password = running.admin_password.as_ref().or(args.admin_password.as_ref());
-        let password = password.ok_or_else(|| Error::AdminPassword { data: self.data.clone() })?;
-        let mut admin = Door::login(address, &run, &running.admin_email, password).await?;
+        let mut admin = Door::login(doors, &run, email, password).await?;
         let catalogue = admin.catalogue(args.orders).await?;
         let customers = self.customers(&run).await?;
         let load = Arc::new(Load {
-            address,
+            doors: doors.clone(),
             catalogue,
             customers,
             mix: args.mix,
@@ -218,7 +273,7 @@ impl Demo<'_> {
     /// Registers the customers, in two lanes: hashing a password takes a whole core for a while.
     async fn customers(&self, run: &str) -> Result<Vec<String>, Error> {
         let count = CUSTOMERS_MAX.min(self.args.concurrency);
-        let (mut even, mut odd) = (Door::anonymous(self.address, run), Door::anonymous(self.address, run));
+        let (mut even, mut odd) = (Door::anonymous(&self.doors, run), Door::anonymous(&self.doors, run));
         let (mut tokens, more) = tokio::try_join!(even.customers(0, count), odd.customers(1, count))?;
         tokens.extend(more);
         Ok(tokens)
@@ -247,7 +302,7 @@ impl Demo<'_> {
 
     /// The settled audit: asked again while what follows the last orders' end is still on its way.
     async fn settled(&self) -> Result<audit::Report, Error> {
-        let options = audit::Options { settled: true, services: up::databases(&self.data) };
+        let options = audit::Options { settled: true, services: self.databases.clone() };
         let began = self.env.now();
         loop {
             let report = audit::run(&options).await?;

@@ -1,10 +1,16 @@
-//! The one binary: `skald up`, `skald demo`, `skald audit`. It parses, builds, and runs until it is told to stop.
+//! The one binary: `skald up`, `serve`, `migrate`, `demo`, `audit`. It parses, builds, and runs until it is told to stop.
 //!
 //! Never here: anything worth a test. What each command does is in the module of its name.
 
+mod assemble;
 mod audit;
 mod cli;
+mod database;
 mod demo;
+mod kafka;
+mod operate;
+mod process;
+mod serve;
 mod up;
 
 use std::process::ExitCode;
@@ -16,6 +22,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    kit::http::raise_file_limit();
     let cli = cli::Cli::parse();
     cli::run(cli)
 }

@@ -2,74 +2,56 @@
 //!
 //! Never here: reading the environment elsewhere. `services/skald` parses them and hands them to `build`.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
 
-/// A value that is never shown: its `Debug` and `Display` are stars.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl FromStr for Secret {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
+use kit::Secret;
 
 /// What of the user service can be set.
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "user")]
 pub struct Config {
     /// E-mail address of the first admin; used only while there is none.
-    #[arg(long, env = "SKALD_ADMIN_EMAIL", default_value = "admin@localhost")]
+    #[arg(long, env = "SKALD_ADMIN_EMAIL", value_name = "EMAIL", default_value = "admin@localhost")]
     pub admin_email: String,
 
     /// Password of the first admin, 12-128 characters; without it one is made and printed once.
-    #[arg(long, env = "SKALD_ADMIN_PASSWORD", hide_env_values = true)]
+    #[arg(long, env = "SKALD_ADMIN_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     pub admin_password: Option<Secret>,
 
+    /// File with the password of the first admin, instead of the password itself.
+    #[arg(long, env = "SKALD_ADMIN_PASSWORD_FILE", value_name = "FILE", value_parser = Secret::read, conflicts_with = "admin_password")]
+    pub admin_password_file: Option<Secret>,
+
     /// How long an access token holds, in seconds.
-    #[arg(long, env = "SKALD_ACCESS_TOKEN_S", default_value = "900", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, env = "SKALD_ACCESS_TOKEN_S", value_name = "S", default_value = "900", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub access_token_s: u32,
 
     /// How long a refresh token holds, in days; each use gives a new one.
-    #[arg(long, env = "SKALD_REFRESH_TOKEN_DAYS", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=366))]
+    #[arg(long, env = "SKALD_REFRESH_TOKEN_DAYS", value_name = "DAYS", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=366))]
     pub refresh_token_days: u32,
 
     /// How long a key signs before the next one takes over, in days.
-    #[arg(long, env = "SKALD_SIGNING_KEY_DAYS", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=3_660))]
+    #[arg(long, env = "SKALD_SIGNING_KEY_DAYS", value_name = "DAYS", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=3_660))]
     pub signing_key_days: u32,
 
     /// Memory that hashing one password takes (Argon2id m), in KiB. Less than the default is for tests and demos only.
-    #[arg(long, env = "SKALD_PASSWORD_MEMORY_KIB", default_value = "19456", value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
+    #[arg(long, env = "SKALD_PASSWORD_MEMORY_KIB", value_name = "KIB", default_value = "19456", value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
     pub password_memory_kib: u32,
 
     /// Passes of hashing one password (Argon2id t). Less than the default is for tests and demos only.
-    #[arg(long, env = "SKALD_PASSWORD_PASSES", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, env = "SKALD_PASSWORD_PASSES", value_name = "COUNT", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub password_passes: u32,
 
     /// Passwords hashed at once; by default as many as there are cores.
-    #[arg(long, env = "SKALD_PASSWORD_HASHERS")]
+    #[arg(long, env = "SKALD_PASSWORD_HASHERS", value_name = "COUNT")]
     pub password_hashers: Option<NonZeroU32>,
 
-    /// Failed logins of one account in 15 minutes before it has to wait.
-    #[arg(long, env = "SKALD_LOGIN_FAILURES_PER_ACCOUNT", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    /// Failed logins of one account in 15 minutes before it has to wait; each replica counts by itself.
+    #[arg(long, env = "SKALD_LOGIN_FAILURES_PER_ACCOUNT", value_name = "COUNT", default_value = "10", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub login_failures_per_account: u32,
 
-    /// Failed logins from one address (IPv6: one /64) in 15 minutes before it has to wait.
-    #[arg(long, env = "SKALD_LOGIN_FAILURES_PER_ADDRESS", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Failed logins from one address (IPv6: one /64) in 15 minutes before it has to wait; each replica counts by itself.
+    #[arg(long, env = "SKALD_LOGIN_FAILURES_PER_ADDRESS", value_name = "COUNT", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub login_failures_per_address: u32,
 }
 
@@ -84,6 +66,7 @@ impl Default for Config {
         Self {
             admin_email: "admin@localhost".to_owned(),
             admin_password: None,
+            admin_password_file: None,
             access_token_s: 900,
             refresh_token_days: 30,
             signing_key_days: 30,
@@ -101,6 +84,11 @@ impl Config {
     #[must_use]
     pub fn with_cheap_passwords(self) -> Self {
         Self { password_memory_kib: 8, password_passes: 1, ..self }
+    }
+
+    /// The first admin's password, if somebody chose one.
+    pub(crate) fn admin_password(&self) -> Option<&str> {
+        self.admin_password.as_ref().or(self.admin_password_file.as_ref()).map(|Secret(password)| password.as_str())
     }
 
     pub(crate) fn access_token(&self) -> Duration {
@@ -139,9 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_never_shown() {
+    fn the_password_of_the_first_admin_is_given_once_and_never_shown() {
         let parsed = Cli::parse_from(["x", "--admin-password", "a very long password"]).config;
         assert!(!format!("{parsed:?}").contains("long"));
-        assert_eq!(parsed.admin_password, Some(Secret("a very long password".into())));
+        assert_eq!(parsed.admin_password(), Some("a very long password"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "out of a file\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        assert_eq!(Cli::parse_from(["x", "--admin-password-file", path]).config.admin_password(), Some("out of a file"));
+        assert!(Cli::try_parse_from(["x", "--admin-password-file", path, "--admin-password", "a very long password"]).is_err());
     }
 }

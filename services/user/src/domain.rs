@@ -132,7 +132,8 @@ impl SigningKey {
 }
 
 /// The keys as they should be: one signs, the next is published ahead of time so that verifiers know it when it takes over,
-/// and a retired one is kept for as long as what it signed may hold.
+/// and a retired one is kept for as long as what it signed may hold: `token` is how long a token holds, and how long another replica
+/// may not have seen yet that the key is retired.
 ///
 /// `fresh` are two new keys, used as far as they are needed. The first key that comes out is the one that signs.
 pub fn keyring(

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use contract::{CustomerId, Meta, Timestamp, topics, user::Event};
-use eventlog::{Error, Job, New, Stored, Unit};
+use contract::{CustomerId, Message, Meta, Timestamp, topics, user::Event};
+use eventlog::{Error, Job, New, Poison, Stored, Unit};
 use kit::auth::Role;
 use uuid::Uuid;
 
@@ -89,6 +89,13 @@ impl eventlog::Handler for Handler {
     fn committed(&self, _: Vec<Done>) {}
 }
 
+impl bus::Consumer for Handler {
+    /// Nobody tells this service anything.
+    fn accept(&self, _: &Message) -> Result<Option<Work>, Poison> {
+        Ok(None)
+    }
+}
+
 /// What a batch decides on, as its jobs so far left it.
 struct Batch {
     now: Timestamp,
@@ -128,6 +135,9 @@ impl Batch {
         }
         let now = unit.now();
         let conn = unit.conn();
+        if has_keys || asks_admin {
+            store::take_turn(conn).await?;
+        }
         let hashes: Vec<Vec<u8>> = hashes.into_iter().collect();
         let tokens = store::tokens(conn, &hashes).await?;
         ids.extend(tokens.iter().map(|token| token.user_id.0));

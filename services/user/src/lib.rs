@@ -22,7 +22,7 @@ use kit::{
     http::{Check, Routes},
 };
 
-pub use config::{Config, Secret};
+pub use config::Config;
 pub use handler::Handler;
 pub use store::MIGRATIONS;
 
@@ -47,6 +47,7 @@ pub struct Deps {
 
 /// The running service.
 pub struct Service {
+    pub handler: Arc<Handler>,
     pub writer: Writer<Handler>,
     pub routes: Routes,
     /// Verifies the tokens that this service signs, also after their keys have rotated: for all services of the process.
@@ -78,8 +79,8 @@ impl From<eventlog::Error> for Error {
     }
 }
 
-/// How often keys are looked at and expired tokens are forgotten.
-const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// How often keys are looked at and expired tokens are forgotten: so long a replica may sign with a key that another has retired.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
 
 /// Builds the service and starts its tasks.
 ///
@@ -90,7 +91,8 @@ pub async fn build(deps: Deps) -> Result<Service, Error> {
     if !config.has_safe_passwords() {
         tracing::warn!("passwords are hashed at less than the safe cost: for tests and demos only");
     }
-    let (writer, task) = Writer::new(opened, Arc::new(Handler), WriterLimits::default());
+    let handler = Arc::new(Handler);
+    let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     tasks.spawn("user.writer", task);
     let log = writer.log().clone();
 
@@ -110,7 +112,7 @@ pub async fn build(deps: Deps) -> Result<Service, Error> {
     let logins = prometheus_client::metrics::family::Family::default();
     metrics.register("user_logins", "Logins by outcome", logins.clone());
     let desk = http::Desk { writer: writer.clone(), keyring, passwords, limiter, config, logins };
-    Ok(Service { writer, routes: http::routes(Arc::new(desk)), verifier, first_admin, check })
+    Ok(Service { handler, writer, routes: http::routes(Arc::new(desk)), verifier, first_admin, check })
 }
 
 fn job(work: Work) -> Job<Work> {
@@ -120,7 +122,7 @@ fn job(work: Work) -> Job<Work> {
 /// The signing keys as they should be now.
 async fn keys(writer: &Writer<Handler>, config: &Config) -> Result<Vec<SigningKey>, eventlog::Error> {
     let fresh = keys::fresh(writer.log().env());
-    let work = Work::Keys { fresh, signs_for: config.signing_key(), token: config.access_token() };
+    let work = Work::Keys { fresh, signs_for: config.signing_key(), token: config.access_token() + HOUSEKEEPING };
     match writer.submit(job(work)).await? {
         Done::Keys(keys) => Ok(keys),
         done => unreachable!("keys were asked for, not {done:?}"),
@@ -137,8 +139,8 @@ async fn first_admin(writer: &Writer<Handler>, passwords: &Passwords, config: &C
     }
     drop(reader);
     let failed = |problem: kit::http::Problem| Error::Admin(problem.detail);
-    let (password, is_made) = match &config.admin_password {
-        Some(Secret(password)) => (password.clone(), false),
+    let (password, is_made) = match config.admin_password() {
+        Some(password) => (password.to_owned(), false),
         None => (secret_text(), true),
     };
     let id = CustomerId(log.env().id());

@@ -10,12 +10,26 @@ use uuid::Uuid;
 use crate::domain::{RefreshToken, SigningKey, User};
 
 /// The schema of this service, on top of the log's.
-pub const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 100,
-    name: "user",
-    sqlite: include_str!("../migrations/0100_user.sqlite.sql"),
-    postgres: include_str!("../migrations/0100_user.postgres.sql"),
-}];
+pub const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 100,
+        name: "user",
+        sqlite: include_str!("../migrations/0100_user.sqlite.sql"),
+        postgres: include_str!("../migrations/0100_user.postgres.sql"),
+    },
+    Migration {
+        version: 101,
+        name: "turn",
+        sqlite: include_str!("../migrations/0101_turn.sqlite.sql"),
+        postgres: include_str!("../migrations/0101_turn.postgres.sql"),
+    },
+];
+
+/// Waits until no other replica makes what there may be only one of: the signing key, the first admin.
+pub(crate) async fn take_turn(conn: &mut Conn<'_>) -> Result<(), Error> {
+    let lock = for_update(conn);
+    Ok(on!(conn, |c| sqlx::QueryBuilder::<DB>::new("SELECT one FROM turn").push(lock).build().execute(c).await.map(drop))?)
+}
 
 type UserRow = (Uuid, i64, String, String, String, String, i64);
 

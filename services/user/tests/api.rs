@@ -15,14 +15,14 @@ use eventlog::{
 };
 use http_body_util::BodyExt;
 use kit::{
-    Metrics, Tasks,
+    Metrics, Secret, Tasks,
     auth::{Role, Verifier},
     http::AppConfig,
 };
 use serde_json::{Value, json};
 use skald_user as user;
 use tower::ServiceExt;
-use user::{Config, Deps, FirstAdmin, MIGRATIONS, Secret};
+use user::{Config, Deps, FirstAdmin, MIGRATIONS};
 
 const EMAIL: &str = "ann@example.com";
 const PASSWORD: &str = "correct horse battery";
@@ -35,7 +35,7 @@ struct House {
     first_admin: Option<FirstAdmin>,
     clock: Arc<TestClock>,
     tasks: Tasks,
-    database: TestDatabase,
+    database: Arc<TestDatabase>,
 }
 
 struct Answered {
@@ -77,7 +77,16 @@ async fn house_of(config: Config) -> House {
 }
 
 async fn house_in(database: TestDatabase, clock: Arc<TestClock>, config: Config) -> Result<House, user::Error> {
-    let env = Env::seeded(clock.clone(), 1);
+    house_seeded(Arc::new(database), clock, config, 1).await
+}
+
+async fn house_seeded(
+    database: Arc<TestDatabase>,
+    clock: Arc<TestClock>,
+    config: Config,
+    seed: u64,
+) -> Result<House, user::Error> {
+    let env = Env::seeded(clock.clone(), seed);
     let opened = Log::open(database.database.clone(), user::NAME, &MIGRATIONS, env.clone()).await.unwrap();
     let (log, tasks, metrics) = (opened.log.clone(), Tasks::new(), Metrics::new());
     let service = user::build(Deps { opened, tasks: tasks.clone(), metrics: metrics.clone(), config }).await?;
@@ -139,7 +148,7 @@ impl House {
     async fn restarted(self, config: Config) -> House {
         drop(self.app);
         assert!(self.tasks.stop(SOON).await);
-        house_in(self.database, self.clock, config).await.unwrap()
+        house_seeded(self.database, self.clock, config, 1).await.unwrap()
     }
 }
 
@@ -386,7 +395,49 @@ async fn keys_rotate_to_the_one_that_was_published_ahead_also_while_serving() {
     assert!(after.contains(&before[0]), "what the retired key signed holds until it expires");
     let by_new = house.login(EMAIL, PASSWORD).await.text("access_token");
     assert!(house.verifier.verify(&by_new).is_ok());
+    house.forward(Duration::from_secs(900));
     assert!(house.verifier.verify(&token).is_err(), "it expired meanwhile");
+}
+
+/// SQLite has one process a database; PostgreSQL many replicas.
+#[tokio::test]
+async fn replicas_that_start_together_have_one_admin_and_the_same_keys_also_after_these_rotate() {
+    for seed in 0..8_u64 {
+        let (database, clock) = (Arc::new(TestDatabase::fresh().await), TestClock::start());
+        if matches!(database.database, eventlog::Database::Sqlite(_)) {
+            return;
+        }
+        let config = |replica: bool| Config { admin_email: format!("admin-{}@example.com", u8::from(replica)), ..cheap() };
+        let start = |replica: bool| house_seeded(database.clone(), clock.clone(), config(replica), seed * 2 + u64::from(replica));
+        let (one, two) = tokio::join!(start(false), start(true));
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert_ne!(one.first_admin.is_some(), two.first_admin.is_some(), "one of them made an admin");
+        let keys = async |house: &House| house.call("GET", "/.well-known/jwks.json", None, None).await.json();
+        let before = keys(&one).await;
+        assert_eq!(before, keys(&two).await);
+        assert_eq!(before["keys"].as_array().unwrap().len(), 2);
+        one.register(EMAIL).await;
+        for (signs, verifies) in [(&one, &two), (&two, &one)] {
+            assert!(verifies.verifier.verify(&signs.login(EMAIL, PASSWORD).await.text("access_token")).is_ok());
+        }
+
+        let token = one.login(EMAIL, PASSWORD).await.text("refresh_token");
+        let (first, second) = tokio::join!(one.refresh(&token), two.refresh(&token));
+        let statuses = [first.status, second.status];
+        assert!(statuses.contains(&StatusCode::OK) && statuses.contains(&StatusCode::UNAUTHORIZED), "{statuses:?}");
+
+        clock.advance(Duration::from_secs(30 * 86_400));
+        let rotated = tokio::time::timeout(SOON, async {
+            while keys(&one).await == before || keys(&one).await != keys(&two).await {
+                clock.advance(Duration::from_secs(1));
+                tokio::task::yield_now().await;
+            }
+        });
+        rotated.await.expect("both go over to the same keys");
+        for (signs, verifies) in [(&one, &two), (&two, &one)] {
+            assert!(verifies.verifier.verify(&signs.login(EMAIL, PASSWORD).await.text("access_token")).is_ok());
+        }
+    }
 }
 
 #[tokio::test]

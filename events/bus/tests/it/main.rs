@@ -1,4 +1,7 @@
-//! The embedded bus: what one log commits, another service handles once, whatever stops in between.
+//! The embedded bus: what one log commits, another service handles once, whatever stops in between. Over Kafka: `kafka`.
+
+mod heard;
+mod kafka;
 
 use std::{
     sync::{
@@ -8,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-use contract::{Encoded, Message, Meta};
-use eventlog::{Env, Error, Handler, Job, Log, New, Stored, Unit, Writer, WriterLimits, on, testing::TestDatabase};
+use contract::{Cause, Encoded, Message, Meta};
+use eventlog::{Env, Error, Handler, Job, Log, New, Poison, Stored, Unit, Writer, WriterLimits, on, testing::TestDatabase};
 use skald_bus::{Consumer, Embedded, consume};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -74,10 +77,10 @@ impl Handler for Service {
 }
 
 impl Consumer for Service {
-    fn accept(&self, message: &Message) -> Result<Option<Work>, String> {
+    fn accept(&self, message: &Message) -> Result<Option<Work>, Poison> {
         match message.data.as_str() {
             "\"dull\"" => Ok(None),
-            "\"poison\"" => Err("it is poison".into()),
+            "\"poison\"" => Err(Poison::new(Cause::Refused, "it is poison")),
             data => Ok(Some(Work::Effect { of: message.position, breaks: data == "\"breaks\"" })),
         }
     }

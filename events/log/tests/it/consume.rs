@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use contract::{Message, Meta, Timestamp};
-use skald_log::{Claim, Delivered, Item, on, testing::TestDatabase};
+use contract::{
+    Cause, Message, Meta, Timestamp,
+    record::{Link, Record, Source},
+};
+use skald_log::{Arrived, Claim, Delivered, Item, Listed, Poison, Redriven, Todo, on, testing::TestDatabase};
 
 use crate::fixture::{Running, Work, assert_without_gaps, count, job, start};
 
@@ -28,7 +31,7 @@ fn claim(from: i64, next: i64) -> Claim {
 }
 
 fn good(offset: i64) -> Item<Work> {
-    Item { message: message(offset), offset, work: Ok(job(count("effects"))) }
+    Item { offset, message: Arrived::Row(message(offset)), todo: Todo::Handle(job(count("effects"))) }
 }
 
 async fn dead_letters(log: &Running) -> Vec<(String, i64, String)> {
@@ -74,11 +77,35 @@ async fn two_replicas_that_get_the_same_messages_do_them_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_claims_that_share_a_transaction_each_is_judged_by_itself() {
+    let database = TestDatabase::fresh().await;
+    let log = start(&database).await;
+    assert_eq!(log.writer.deliver(claim(0, 3), vec![good(1)]).await.unwrap(), Delivered::Committed);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let held = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        // What comes while this one waits is in one transaction.
+        let wait = log.submit(Work::Wait(gate.clone()));
+        let other = Claim { partition: 1, ..claim(0, 2) };
+        let claims = [claim(3, 5), claim(3, 5), claim(5, 7), claim(9, 12), other];
+        let deliveries = claims.map(|claim| log.writer.deliver(claim, vec![good(4)]));
+        let ((), waited, delivered) =
+            tokio::join!(async { gate.add_permits(1) }, wait, futures_util::future::join_all(deliveries));
+        waited.unwrap();
+        delivered.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+    });
+    let (committed, lost) = (Delivered::Committed, Delivered::Lost);
+    assert_eq!(held.await.unwrap(), [committed, lost, committed, lost, committed]);
+    assert_eq!(log.log().progress("test", "log:other", 0).await.unwrap(), 7);
+    assert_eq!(log.rows().await.iter().filter(|row| row.kind == "test.Appended").count(), 4);
+    log.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn poison_becomes_a_dead_letter_and_the_messages_around_it_go_on() {
     let database = TestDatabase::fresh().await;
     let log = start(&database).await;
-    let unreadable = Item { work: Err("not JSON".into()), ..good(2) };
-    let refused = Item { work: Ok(job(Work::Refuse)), ..good(3) };
+    let unreadable = Item { todo: Todo::SetAside(Poison::new(Cause::Undecodable, "not JSON")), ..good(2) };
+    let refused = Item { todo: Todo::Handle(job(Work::Refuse)), ..good(3) };
     let delivered = log.writer.deliver(claim(0, 5), vec![good(1), unreadable, refused, good(4)]).await.unwrap();
     assert_eq!(delivered, Delivered::Committed);
     let expected = |offset, error: &str| ("other.events.v1".to_owned(), offset, error.to_owned());
@@ -96,9 +123,114 @@ async fn poison_becomes_a_dead_letter_and_the_messages_around_it_go_on() {
 async fn what_the_database_refuses_leaves_the_progress_where_it_was() {
     let database = TestDatabase::fresh().await;
     let log = start(&database).await;
-    let broken = Item { work: Ok(job(Work::Break)), ..good(2) };
+    let broken = Item { todo: Todo::Handle(job(Work::Break)), ..good(2) };
     log.writer.deliver(claim(0, 3), vec![good(1), broken]).await.unwrap_err();
     assert_eq!(log.log().progress("test", "log:other", 0).await.unwrap(), 0);
     assert!(log.rows().await.is_empty());
     log.stop().await;
+}
+
+/// Message `sequence` of epoch 1 of a log, published after `previous`, at an offset of a topic.
+fn linked(offset: i64, previous: i64, sequence: i64) -> Item<Work> {
+    let source = Source { service: "other".into(), log: uuid::Uuid::from_u128(1), epoch: 1 };
+    let message = Arrived::Linked(message(sequence), Link { source, sequence, previous });
+    Item { offset, message, todo: Todo::Handle(job(count("effects"))) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_over_a_broker_is_handled_once_and_in_its_order_whatever_the_broker_does_to_it() {
+    let database = TestDatabase::fresh().await;
+    let log = start(&database).await;
+    let deliver = async |claim: Claim, items: Vec<Item<Work>>| {
+        assert_eq!(log.writer.deliver(claim, items).await.unwrap(), Delivered::Committed);
+        (log.rows().await.iter().filter(|row| row.kind == "test.Appended").count(), log.log().repeats(), log.log().parked())
+    };
+    let released = async || log.log().released("test", "log:other", 0, 9).await.unwrap();
+
+    assert_eq!(deliver(claim(0, 3), vec![linked(0, 0, 4), linked(1, 4, 6), linked(2, 0, 4)]).await, (2, 1, 0));
+    assert_eq!(deliver(claim(3, 4), vec![linked(3, 4, 6)]).await, (2, 2, 0), "published again by another leader");
+    // 9 is missing; a dull message takes its place in the chain as any other does.
+    let dull = Item { todo: Todo::Nothing, ..linked(6, 12, 15) };
+    assert_eq!(deliver(claim(4, 7), vec![linked(4, 9, 11), linked(5, 11, 12), dull]).await, (2, 2, 3));
+    assert_eq!(released().await, [], "its predecessor has not come");
+    assert_eq!(deliver(claim(7, 8), vec![linked(7, 9, 11)]).await.0, 2, "parked once, however often it comes");
+    log.log().count_parked().await.unwrap();
+    assert_eq!(log.log().parked(), 3);
+    assert_eq!(deliver(claim(8, 9), vec![linked(8, 6, 9)]).await, (3, 2, 3), "the gap has closed");
+    let [(offset, record)] = &released().await[..] else { panic!("11 follows 9, and 12 follows what was not handled yet") };
+    assert_eq!((*offset, record.header("ce_sequence")), (4, Some("11")));
+    assert_eq!(deliver(claim(9, 9), vec![linked(4, 9, 11)]).await, (4, 2, 2), "a drain moves no progress");
+    assert_eq!(deliver(claim(9, 9), vec![linked(5, 11, 12), linked(6, 12, 15)]).await, (6, 2, 0));
+    assert_eq!(deliver(claim(9, 10), vec![linked(9, 15, 16)]).await, (7, 2, 0));
+    assert_eq!(log.log().progress("test", "log:other", 0).await.unwrap(), 10);
+    log.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forged_is_set_aside_by_its_offset_and_moves_nothing() {
+    let database = TestDatabase::fresh().await;
+    let log = start(&database).await;
+    let mut stranger = linked(2, 0, 1);
+    let Arrived::Linked(_, link) = &mut stranger.message else { unreachable!() };
+    link.source.log = uuid::Uuid::from_u128(2);
+    let raw = Record { key: None, headers: vec![("ce_type".into(), b"what\0ever".to_vec())], value: Some(vec![0xff, 0]) };
+    let poison = Todo::SetAside(Poison::new(Cause::Undecodable, "no envelope"));
+    let garbage = Item { offset: 3, message: Arrived::Raw(raw), todo: poison };
+    let items = vec![linked(0, 0, 4), linked(1, 2, 9), stranger, garbage, linked(4, 4, 6)];
+    assert_eq!(log.writer.deliver(claim(0, 5), items).await.unwrap(), Delivered::Committed);
+    let mut reader = log.log().reader().await.unwrap();
+    let letters = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, (i64, String, String)>(
+        "SELECT message_offset, cause, message FROM dead_letters ORDER BY message_offset"
+    )
+    .fetch_all(c)
+    .await)
+    .unwrap();
+    drop(reader);
+    let causes: Vec<(i64, &str)> = letters.iter().map(|(offset, cause, _)| (*offset, cause.as_str())).collect();
+    assert_eq!(causes, [(1, "forged"), (2, "forged"), (3, "undecodable")]);
+    let kept = contract::DeadLetter::decode(&letters[2].2).unwrap();
+    assert_eq!(kept.record.value, Some(vec![0xff, 0]), "every byte is kept");
+    let rows = log.rows().await;
+    assert_eq!(rows.iter().filter(|row| row.kind == "test.Appended").count(), 2, "the real ones around it are handled");
+    assert_without_gaps(&rows);
+    log.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_redriven_once_by_whoever_comes_first() {
+    let database = TestDatabase::fresh().await;
+    let log = start(&database).await;
+    let refused = |offset| Item { todo: Todo::Handle(job(Work::Refuse)), ..good(offset) };
+    log.writer.deliver(claim(0, 3), vec![refused(1), refused(2)]).await.unwrap();
+    let listed = dead_letters_of(&database).await;
+    assert_eq!(listed.len(), 2);
+    let redrive = async |listed: &Listed, work, dry_run| {
+        skald_log::redrive(log.log(), &*log.handler, listed, Ok(job(work)), "operator:test", dry_run).await.unwrap()
+    };
+
+    let told = redrive(&listed[0], count("effects"), true).await;
+    assert_eq!(told, Redriven::Handled(vec!["test.Appended".to_owned()]));
+    assert_eq!(dead_letters_of(&database).await.len(), 2, "a dry run changes nothing");
+    let Redriven::Still(poison) = redrive(&listed[0], Work::Refuse, false).await else { panic!("it was refused again") };
+    assert_eq!(poison.error, "told to");
+    assert_eq!(redrive(&listed[0], count("effects"), false).await, Redriven::Taken, "the list was read before");
+    let listed = dead_letters_of(&database).await;
+    assert_eq!((listed[0].replays, listed[1].replays), (1, 0));
+    let (a, b) = tokio::join!(redrive(&listed[0], count("effects"), false), redrive(&listed[0], count("effects"), false));
+    assert_eq!([&a, &b].iter().filter(|told| matches!(told, Redriven::Handled(_))).count(), 1, "{a:?} {b:?}");
+    assert!(skald_log::discard(log.log(), &listed[1], "operator:test", "not needed").await.unwrap());
+    assert!(!skald_log::discard(log.log(), &listed[1], "operator:test", "not needed").await.unwrap());
+    assert!(dead_letters_of(&database).await.is_empty());
+
+    let rows = log.rows().await;
+    assert_without_gaps(&rows);
+    assert_eq!(rows.iter().filter(|row| row.kind == "test.Appended").count(), 1, "handled once");
+    let noted = rows.iter().filter(|row| row.kind == "skald.DeadLetterWorkedOn");
+    assert!(noted.clone().all(|row| row.meta.actor.as_deref() == Some("operator:test")));
+    assert_eq!(noted.count(), 3, "refused again, handled, put down");
+    log.stop().await;
+}
+
+async fn dead_letters_of(database: &TestDatabase) -> Vec<Listed> {
+    skald_log::dead_letters(&database.database, false, None, 9).await.unwrap()
 }

@@ -21,7 +21,7 @@ use jsonwebtoken::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Caller, Role};
+use super::{Caller, Role, remote::Rounds};
 use crate::http::Problem;
 
 /// One key that tokens may be signed with.
@@ -111,10 +111,35 @@ pub struct Verifier {
 }
 
 struct VerifierInner {
-    keys: RwLock<HashMap<String, DecodingKey>>,
+    /// None until the first of them are known.
+    keys: RwLock<Option<Keys>>,
     validation: Validation,
     verified: RwLock<Verified>,
     env: Env,
+    /// Where more keys come from, if they are not this process' own.
+    rounds: Option<Rounds>,
+}
+
+type Keys = HashMap<String, VerifyingKey>;
+
+/// Why a token says nothing of its bearer.
+enum Unverified {
+    /// It is not good.
+    Bad,
+    /// Nobody here knows its key.
+    UnknownKey,
+    /// No key is known at all yet.
+    NoKeys,
+}
+
+impl From<Unverified> for Problem {
+    fn from(why: Unverified) -> Self {
+        match why {
+            Unverified::Bad | Unverified::UnknownKey => Self::unauthorized(),
+            Unverified::NoKeys => Self::unavailable("tokens can't be checked yet: the user service is away; nothing was changed")
+                .coded("keys_unavailable"),
+        }
+    }
 }
 
 /// How many verified tokens each of the two generations holds; about 100 bytes each.
@@ -134,7 +159,12 @@ struct Verified {
 }
 
 impl Verifier {
+    /// Verifies by given keys; others may follow by [`Verifier::set_keys`].
     pub fn new(keys: Vec<PublicKey>, issuer: &str, audience: &str, env: Env) -> Self {
+        Self::of(Some(by_name(keys)), issuer, audience, env, None)
+    }
+
+    pub(super) fn of(keys: Option<Keys>, issuer: &str, audience: &str, env: Env, rounds: Option<Rounds>) -> Self {
         install();
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[issuer]);
@@ -144,43 +174,69 @@ impl Verifier {
         // It would ask the machine for the time; ours is a parameter.
         validation.validate_exp = false;
         validation.validate_nbf = false;
-        let keys = RwLock::new(decoding(keys));
-        Self { inner: Arc::new(VerifierInner { keys, validation, verified: RwLock::default(), env }) }
+        let keys = RwLock::new(keys);
+        Self { inner: Arc::new(VerifierInner { keys, validation, verified: RwLock::default(), env, rounds }) }
     }
 
     /// Changes the keys; tokens of keys that are gone are refused from now on.
     pub fn set_keys(&self, keys: Vec<PublicKey>) {
-        *self.inner.keys.write().unwrap_or_else(PoisonError::into_inner) = decoding(keys);
-        *self.inner.verified.write().unwrap_or_else(PoisonError::into_inner) = Verified::default();
+        let new = Some(by_name(keys));
+        let mut keys = self.inner.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if *keys != new {
+            *keys = new;
+            *self.inner.verified.write().unwrap_or_else(PoisonError::into_inner) = Verified::default();
+        }
     }
 
-    /// Who bears this token.
+    pub(super) fn has_keys(&self) -> bool {
+        self.inner.keys.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Who bears this token, by the keys at hand.
     ///
     /// # Errors
-    /// 401, without saying what is wrong with it.
+    /// 401, without saying what is wrong with it; 503 while no key is known.
     pub fn verify(&self, token: &str) -> Result<Caller, Problem> {
+        Ok(self.look(token)?)
+    }
+
+    /// The same; a token with a key that is not known here is worth asking for newer ones.
+    pub(super) async fn admit(&self, token: &str) -> Result<Caller, Problem> {
+        match (self.look(token), &self.inner.rounds) {
+            (Err(Unverified::UnknownKey), Some(rounds)) => {
+                rounds.next(&self.inner.env).await;
+                self.verify(token)
+            }
+            (looked, _) => Ok(looked?),
+        }
+    }
+
+    fn look(&self, token: &str) -> Result<Caller, Unverified> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(Problem::unauthorized());
+            return Err(Unverified::Bad);
         }
         let now = self.inner.env.now();
         let hash = *blake3::hash(token.as_bytes()).as_bytes();
         let (caller, expires) = match self.known(&hash) {
             Some(known) => known,
             None => {
-                let verified = self.decode(token, now).ok_or_else(Problem::unauthorized)?;
+                let verified = self.decode(token, now)?;
                 self.remember(hash, verified);
                 verified
             }
         };
-        if expires <= seconds(now) { Err(Problem::unauthorized()) } else { Ok(caller) }
+        if expires <= seconds(now) { Err(Unverified::Bad) } else { Ok(caller) }
     }
 
-    fn decode(&self, token: &str, now: Timestamp) -> Option<(Caller, i64)> {
-        let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
+    fn decode(&self, token: &str, now: Timestamp) -> Result<(Caller, i64), Unverified> {
+        let bad = |_| Unverified::Bad;
+        let kid = jsonwebtoken::decode_header(token).map_err(bad)?.kid.ok_or(Unverified::Bad)?;
         let keys = self.inner.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let claims = jsonwebtoken::decode::<Claims>(token, keys.get(&kid)?, &self.inner.validation).ok()?.claims;
+        let key = keys.as_ref().ok_or(Unverified::NoKeys)?.get(&kid).ok_or(Unverified::UnknownKey)?;
+        let key = DecodingKey::from_ed_der(key.as_bytes());
+        let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.inner.validation).map_err(bad)?.claims;
         let is_begun = claims.nbf <= seconds(now.plus(CLOCK_SKEW));
-        is_begun.then_some((Caller { id: claims.sub, role: claims.role }, claims.exp))
+        if is_begun { Ok((Caller { id: claims.sub, role: claims.role }, claims.exp)) } else { Err(Unverified::Bad) }
     }
 
     fn known(&self, hash: &[u8; 32]) -> Option<(Caller, i64)> {
@@ -197,8 +253,8 @@ impl Verifier {
     }
 }
 
-fn decoding(keys: Vec<PublicKey>) -> HashMap<String, DecodingKey> {
-    keys.into_iter().map(|PublicKey { kid, key }| (kid, DecodingKey::from_ed_der(key.as_bytes()))).collect()
+fn by_name(keys: Vec<PublicKey>) -> Keys {
+    keys.into_iter().map(|PublicKey { kid, key }| (kid, key)).collect()
 }
 
 /// Gives `jsonwebtoken` its cryptography, once a process.

@@ -23,6 +23,8 @@ pub struct Check {
     pub name: String,
     /// `Err` says in one line what is wrong; it is shown to whoever asks, so never with a secret.
     pub probe: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+    /// Requests can be taken without it, for a while.
+    can_wait: bool,
 }
 
 impl Check {
@@ -30,7 +32,13 @@ impl Check {
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        Self { name: name.into(), probe: Arc::new(move || Box::pin(probe())) }
+        Self { name: name.into(), probe: Arc::new(move || Box::pin(probe())), can_wait: false }
+    }
+
+    /// What the process needs, but not to take requests: it is told, and requests go on being sent here.
+    #[must_use]
+    pub fn that_can_wait(self) -> Self {
+        Self { can_wait: true, ..self }
     }
 
     async fn run(&self) -> Checked {
@@ -38,7 +46,11 @@ impl Check {
             Ok(result) => result,
             Err(_) => Err("no answer in time".to_owned()),
         };
-        let status = if result.is_ok() { "ok" } else { "failing" };
+        let status = match result {
+            Ok(()) => "ok",
+            Err(_) if self.can_wait => "degraded",
+            Err(_) => "failing",
+        };
         Checked { name: self.name.clone(), status, error: result.err() }
     }
 }
@@ -78,14 +90,16 @@ pub(crate) async fn health(checks: Arc<Vec<Check>>, stopping: Option<Extension<S
 async fn ask(checks: &[Check], stopping: Option<Extension<Stopping>>) -> Health {
     let checked = join_all(checks.iter().map(Check::run)).await;
     let is_stopping = stopping.is_some_and(|Extension(Stopping(token))| token.is_cancelled());
-    let status = match checked.iter().all(|check| check.status == "ok") {
+    let any = |status| checked.iter().any(|check| check.status == status);
+    let status = match (any("failing"), any("degraded")) {
         _ if is_stopping => "stopping",
-        true => "ok",
-        false => "failing",
+        (true, _) => "failing",
+        (false, true) => "degraded",
+        (false, false) => "ok",
     };
     Health { status, checks: Some(checked) }
 }
 
 fn code(health: &Health) -> StatusCode {
-    if health.status == "ok" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    if ["ok", "degraded"].contains(&health.status) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }

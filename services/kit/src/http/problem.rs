@@ -212,6 +212,7 @@ impl From<eventlog::Error> for Problem {
                 Self::unavailable("the database is away or busy; nothing was changed")
             }
             Error::Overloaded => unavailable("overloaded", "too many requests are waiting; nothing was changed"),
+            Error::Backlogged => unavailable("backlogged", "too many messages are waiting for Kafka; nothing was changed"),
             Error::OutcomeUnknown => {
                 unavailable("outcome_unknown", "whether it was done is not known; repeat it with the same Idempotency-Key")
             }

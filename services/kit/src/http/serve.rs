@@ -2,38 +2,90 @@
 //!
 //! Never here: routes. The caller binds the listener, so that a taken port is its to explain and port 0 its to print.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
-use axum::{Extension, Router, serve::ListenerExt};
-use tokio::net::TcpListener;
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::{ConnectInfo, Request},
+};
+use futures_util::FutureExt;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tower::Service;
 
-use crate::Tasks;
+use crate::{Tasks, tasks::panic_text};
 
 /// How long requests that are under way may take once the process stops. Within the 5 s that the whole process has.
 const DRAIN: Duration = Duration::from_secs(3);
+/// How long a connection may be idle, and how long the head of a request may take to come: nobody occupies one for nothing. More
+/// than the minute after which load balancers let go of theirs, so that none of them sends into a connection that closes.
+const HEAD_WITHIN: Duration = Duration::from_secs(75);
+/// After a connection that could not be accepted: all file descriptors are in use.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// In the extensions of every request: cancelled when the process stops.
 #[derive(Clone, Debug)]
 pub struct Stopping(pub CancellationToken);
 
-/// Serves until [`Tasks::stop`]; returns once what was under way has ended, or the drain time is over.
+/// Lets the process have as many open files as the system allows it; the usual start, 1,024, is less than what a door may hold.
+pub fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused is no worse than before.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Serves until [`Tasks::stop`], each connection as a task of its own, which ends once what was under way has ended or the drain
+/// time is over.
 pub async fn serve(listener: TcpListener, app: Router, tasks: &Tasks) {
     let stopping = tasks.stopping();
-    let app = app.layer(Extension(Stopping(stopping.clone()))).into_make_service_with_connect_info::<SocketAddr>();
-    // An answer is one small write: waiting to fill a packet would only delay it.
-    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    let serving = axum::serve(listener, app).with_graceful_shutdown(stopping.clone().cancelled_owned());
-    let overdue = async {
-        stopping.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        ended = serving => {
-            if let Err(error) = ended {
-                tracing::error!(%error, "the listener failed");
+    let app = app.layer(Extension(Stopping(stopping.clone())));
+    while let Some(accepted) = stopping.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                let served = AssertUnwindSafe(connection(stream, peer, app.clone(), stopping.clone())).catch_unwind();
+                tasks.spawn("connection", async move {
+                    if let Err(panic) = served.await {
+                        tracing::error!(panic = panic_text(&*panic), "a connection panicked; the others go on");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "can't accept a connection; trying again");
+                tokio::time::sleep(PAUSE).await;
             }
         }
-        () = overdue => tracing::warn!("requests did not end in time; closing their connections"),
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, app: Router, stopping: CancellationToken) {
+    // An answer is one small write: waiting to fill a packet would only delay it.
+    drop(stream.set_nodelay(true));
+    let answer = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request: Request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        // A router is always ready.
+        app.clone().call(request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            let Ok(ended) = tokio::time::timeout(DRAIN, connection).await else {
+                tracing::warn!("a request did not end in time; closing its connection");
+                return;
+            };
+            ended
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
     }
 }

@@ -14,12 +14,11 @@ use contract::{
     order::{CancelReason, Event, OrderCancelled, OrderConfirmed},
     topics,
 };
-use eventlog::{Claim, Database, Delivered, Env, Item, Job, Log, on};
+use eventlog::{Claim, Delivered, Env, Item, Log, on, testing::TestDatabase};
 use skald_notification::{
     Config, Deps, MIGRATIONS, Service, build,
     channel::{BoxFuture, Channel, Letter},
 };
-use sqlx::Connection;
 
 /// Longer than anything here takes; only a failing test waits it out.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -31,25 +30,19 @@ pub(crate) fn quick() -> Config {
 }
 
 pub(crate) struct House {
-    _directory: tempfile::TempDir,
-    database: Database,
+    test: TestDatabase,
     running: Option<(Service, kit::Tasks)>,
 }
 
 impl House {
     pub(crate) async fn open(channel: Arc<dyn Channel>, config: Config) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let database = match std::env::var("SKALD_TEST_POSTGRES") {
-            Ok(server) => fresh_database(&server).await,
-            Err(_) => Database::Sqlite(directory.path().join("notification.db")),
-        };
-        let mut house = Self { _directory: directory, database, running: None };
+        let mut house = Self { test: TestDatabase::fresh().await, running: None };
         house.start(channel, config).await;
         house
     }
 
     pub(crate) async fn start(&mut self, channel: Arc<dyn Channel>, config: Config) {
-        let opened = Log::open(self.database.clone(), "notification", MIGRATIONS, Env::system()).await.unwrap();
+        let opened = Log::open(self.test.database.clone(), "notification", MIGRATIONS, Env::system()).await.unwrap();
         let tasks = kit::Tasks::new();
         let service = build(Deps { opened, tasks: tasks.clone(), channel, config });
         self.running = Some((service, tasks));
@@ -71,15 +64,15 @@ impl House {
         self.service().writer.log()
     }
 
-    /// Delivers events as one batch, as the bus would; what is of no interest stays out of it.
+    /// Delivers events as one batch, as the bus would.
     pub(crate) async fn deliver(&self, events: impl IntoIterator<Item = Event>) {
         let from = self.log().progress("notification", "log:order", 0).await.unwrap();
         let mut next = from.max(1);
-        let items = events.into_iter().filter_map(|event| {
+        let items = events.into_iter().map(|event| {
             let (offset, message) = (next, Arc::new(self.message(next, &event)));
             next += 1;
-            let work = self.service().handler.accept(&message).transpose()?;
-            Some(Item { work: work.map(|work| Job { work, meta: message.effect() }), message, offset })
+            let work = self.service().handler.accept(&message);
+            Item::row(offset, message, work)
         });
         let items: Vec<_> = items.collect();
         let claim = Claim { consumer: "notification".into(), topic: "log:order".into(), partition: 0, from, next };
@@ -139,15 +132,6 @@ impl House {
         let mut reader = self.log().reader().await.unwrap();
         on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>(sql).fetch_one(c).await).unwrap()
     }
-}
-
-async fn fresh_database(server: &str) -> Database {
-    let name = format!("notification_{}", Env::system().id().simple());
-    let mut connection = sqlx::PgConnection::connect(server).await.unwrap();
-    let sql = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
-    sqlx::query(sql).execute(&mut connection).await.unwrap();
-    let (base, _) = server.rsplit_once('/').unwrap();
-    Database::Postgres(format!("{base}/{name}"))
 }
 
 pub(crate) fn order(number: u128) -> OrderId {

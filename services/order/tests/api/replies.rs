@@ -1,6 +1,6 @@
 //! What participants say: how each order ends, what a repeated reply does, and what nobody asked for.
 
-use contract::{Message, OrderId, envelope::Repeated, payment, product, topics};
+use contract::{DeadLetter, Message, OrderId, envelope::Repeated, payment, product, topics};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -131,9 +131,11 @@ async fn dead_letter(shop: &Shop, message: Message, why: &str) {
     shop.deliver(vec![message]).await;
     assert_eq!(shop.log().dead_letters(), before + 1);
     let letters = shop.published(&topics::dead_letters(&topic)).await;
-    let letter: Value = serde_json::from_str(&letters.last().unwrap().data).unwrap();
-    assert_eq!((&letter["message_id"], &letter["kind"], &letter["data"]), (&json!(id), &json!(kind), &json!(data)));
-    assert!(letter["error"].as_str().unwrap().contains(why), "{letter}");
+    let letter = DeadLetter::decode(&letters.last().unwrap().data).unwrap();
+    let (found_id, found_kind) = (letter.record.header("ce_id"), letter.record.header("ce_type"));
+    assert_eq!((found_id, found_kind), (Some(id.to_string().as_str()), Some(kind.as_str())));
+    assert_eq!((&letter.topic, letter.record.value.as_deref()), (&topic, Some(data.as_bytes())));
+    assert!(letter.error.contains(why), "{letter:?}");
 }
 
 #[tokio::test]

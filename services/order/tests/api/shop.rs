@@ -18,7 +18,7 @@ use contract::{
 };
 use ed25519_dalek::SigningKey;
 use eventlog::{
-    Claim, Delivered, Env, Item, Job, Log, Writer,
+    Claim, Delivered, Env, Item, Log, Writer,
     testing::{TestClock, TestDatabase},
 };
 use kit::{
@@ -398,12 +398,8 @@ impl Shop {
         let mut next = from.max(1);
         let mut items = Vec::new();
         for message in messages {
-            let work = match self.running().handler.accept(&message) {
-                Ok(None) => continue,
-                Ok(Some(work)) => Ok(Job { work, meta: message.effect() }),
-                Err(why) => Err(why),
-            };
-            items.push(Item { message: Arc::new(message), offset: next, work });
+            let work = self.running().handler.accept(&message);
+            items.push(Item::row(next, Arc::new(message), work));
             next += 1;
         }
         let claim = Claim { consumer, topic, partition: 0, from, next };

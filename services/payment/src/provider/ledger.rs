@@ -38,6 +38,7 @@ struct Entry {
     /// None until it takes effect.
     verdict: Option<Verdict>,
     effective_at: Timestamp,
+    is_new: bool,
     changed: bool,
 }
 
@@ -51,13 +52,14 @@ struct Charge {
     captures: i64,
     /// A bit for each operation that was ever called, so that a first call need not look for an earlier one.
     operations: i64,
+    is_new: bool,
     changed: bool,
 }
 
 impl Charge {
     fn new(currency: &str) -> Self {
-        let currency = currency.to_owned();
-        Self { currency, held_minor: 0, captured_minor: 0, refunded_minor: 0, captures: 0, operations: 0, changed: false }
+        let (currency, is_new, changed) = (currency.to_owned(), true, false);
+        Self { currency, held_minor: 0, captured_minor: 0, refunded_minor: 0, captures: 0, operations: 0, is_new, changed }
     }
 
     /// Moves the money that a call asks for. Only the token decides who is refused.
@@ -156,64 +158,88 @@ impl Books {
         };
         let lost = call.token == "tok_lost";
         let reply = verdict.clone().filter(|_| !lost).map_or(Reply::Silence, Reply::Answer);
-        self.entries.insert(call.key.clone(), Entry { order_id, operation, amount, verdict, effective_at, changed: true });
+        let entry = Entry { order_id, operation, amount, verdict, effective_at, is_new: true, changed: true };
+        self.entries.insert(call.key.clone(), entry);
         reply
     }
 
-    /// Writes what changed.
+    /// Writes what changed. What is new here must be new there: if another replica was asked the same meanwhile, this one loses and
+    /// finds its answer.
     pub(crate) async fn save(&self, unit: &mut Unit<'_>) -> Result<(), Error> {
         let now_us = unit.now().0;
-        let entries: Vec<(&String, &Entry)> = self.entries.iter().filter(|(_, entry)| entry.changed).collect();
-        insert_many!(
-            unit.conn(),
-            "INSERT INTO provider_calls (key, order_id, operation, amount_minor, currency, answer, code, effective_at_us, time_us)",
-            &entries,
-            |r| [
-                r.0.as_str(),
-                r.1.order_id.0,
-                r.1.operation.as_str(),
-                r.1.amount.amount_minor,
-                r.1.amount.currency.as_str(),
-                r.1.verdict.as_ref().map(|verdict| written(verdict).0),
-                r.1.verdict.as_ref().and_then(|verdict| written(verdict).1),
-                r.1.effective_at.0,
-                now_us
-            ],
-            "ON CONFLICT (key) DO UPDATE SET answer = excluded.answer, code = excluded.code"
-        )?;
-        let charges: Vec<(&OrderId, &Charge)> = self.charges.iter().filter(|(_, charge)| charge.changed).collect();
-        insert_many!(
-            unit.conn(),
-            "INSERT INTO provider_charges (order_id, currency, held_minor, captured_minor, refunded_minor, captures, operations)",
-            &charges,
-            |r| [
-                r.0.0,
-                r.1.currency.as_str(),
-                r.1.held_minor,
-                r.1.captured_minor,
-                r.1.refunded_minor,
-                r.1.captures,
-                r.1.operations
-            ],
+        macro_rules! write {
+            ($entries:expr, $tail:literal) => {
+                insert_many!(
+                    unit.conn(),
+                    "INSERT INTO provider_calls \
+                     (key, order_id, operation, amount_minor, currency, answer, code, effective_at_us, time_us)",
+                    $entries,
+                    |r| [
+                        r.0.as_str(),
+                        r.1.order_id.0,
+                        r.1.operation.as_str(),
+                        r.1.amount.amount_minor,
+                        r.1.amount.currency.as_str(),
+                        r.1.verdict.as_ref().map(|verdict| written(verdict).0),
+                        r.1.verdict.as_ref().and_then(|verdict| written(verdict).1),
+                        r.1.effective_at.0,
+                        now_us
+                    ],
+                    $tail
+                )?
+            };
+        }
+        let entries = self.entries.iter().filter(|(_, entry)| entry.changed);
+        let (new, changed): (Vec<(&String, &Entry)>, Vec<_>) = entries.partition(|(_, entry)| entry.is_new);
+        write!(&new, "");
+        write!(&changed, "ON CONFLICT (key) DO UPDATE SET answer = excluded.answer, code = excluded.code");
+
+        macro_rules! write {
+            ($charges:expr, $tail:literal) => {
+                insert_many!(
+                    unit.conn(),
+                    "INSERT INTO provider_charges \
+                     (order_id, currency, held_minor, captured_minor, refunded_minor, captures, operations)",
+                    $charges,
+                    |r| [
+                        r.0.0,
+                        r.1.currency.as_str(),
+                        r.1.held_minor,
+                        r.1.captured_minor,
+                        r.1.refunded_minor,
+                        r.1.captures,
+                        r.1.operations
+                    ],
+                    $tail
+                )?
+            };
+        }
+        let charges = self.charges.iter().filter(|(_, charge)| charge.changed);
+        let (new, changed): (Vec<(&OrderId, &Charge)>, Vec<_>) = charges.partition(|(_, charge)| charge.is_new);
+        write!(&new, "");
+        write!(
+            &changed,
             "ON CONFLICT (order_id) DO UPDATE SET held_minor = excluded.held_minor, captured_minor = excluded.captured_minor, \
              refunded_minor = excluded.refunded_minor, captures = excluded.captures, operations = excluded.operations"
-        )?;
+        );
         Ok(())
     }
 }
 
 async fn charges(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<BTreeMap<OrderId, Charge>, Error> {
-    let lock = for_update(conn);
+    let tail = format!("ORDER BY order_id{}", for_update(conn));
     let rows = select_in!(
         conn,
         (Uuid, String, i64, i64, i64, i64, i64),
         "SELECT order_id, currency, held_minor, captured_minor, refunded_minor, captures, operations FROM provider_charges \
          WHERE order_id IN",
         orders,
-        lock
+        &tail
     )?;
     let charge = |(order, currency, held_minor, captured_minor, refunded_minor, captures, operations)| {
-        (OrderId(order), Charge { currency, held_minor, captured_minor, refunded_minor, captures, operations, changed: false })
+        let (is_new, changed) = (false, false);
+        let charge = Charge { currency, held_minor, captured_minor, refunded_minor, captures, operations, is_new, changed };
+        (OrderId(order), charge)
     };
     Ok(rows.into_iter().map(charge).collect())
 }
@@ -238,7 +264,7 @@ async fn entries(conn: &mut Conn<'_>, keys: &[String]) -> Result<BTreeMap<String
                 None => None,
             };
             let effective_at = Timestamp(effective_at_us);
-            Ok((key, Entry { order_id, operation, amount, verdict, effective_at, changed: false }))
+            Ok((key, Entry { order_id, operation, amount, verdict, effective_at, is_new: false, changed: false }))
         })
         .collect()
 }

@@ -59,3 +59,45 @@ impl PaymentProvider for Simulator {
         Box::pin(self.recorded(order_id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use contract::{Currency, Money, payment::Operation};
+    use eventlog::{Database, Env, Log, WriterLimits, testing::TestDatabase};
+    use kit::{Tasks, outgoing::Queue};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::MIGRATIONS;
+
+    async fn replica(test: &TestDatabase, tasks: &Tasks) -> Simulator {
+        let opened = Log::open(test.database.clone(), "payment", MIGRATIONS, Env::system()).await.unwrap();
+        let handler = Arc::new(Handler::new(Queue::new().0, Duration::ZERO));
+        let (writer, task) = Writer::new(opened, handler, WriterLimits::default());
+        tasks.spawn("writer", task);
+        Simulator::new(writer, &Config { success_rate: 0.5, ..Config::default() })
+    }
+
+    /// SQLite has one process a database.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_key_has_one_answer_whichever_replica_asks_and_when() {
+        let (test, tasks) = (TestDatabase::fresh().await, Tasks::new());
+        if matches!(test.database, Database::Sqlite(_)) {
+            return;
+        }
+        let (one, two) = (replica(&test, &tasks).await, replica(&test, &tasks).await);
+        for number in 0..200 {
+            let (order_id, operation) = (OrderId(Uuid::from_u128(number)), Operation::Authorize);
+            let (token, key) = ("tok_ok".to_owned(), crate::provider::key(order_id, operation));
+            let call = Call { operation, order_id, amount: Money::new(1, Currency::EUR), token, key };
+            let (first, second) = tokio::join!(one.call(&call), two.call(&call));
+            assert_eq!(first, second, "{call:?}");
+            let Answer::Definitive(verdict) = first else { panic!("{first:?}") };
+            assert_eq!(one.lookup(order_id).await, Ok(vec![verdict]));
+        }
+        drop((one, two));
+        assert!(tasks.stop(Duration::from_secs(20)).await);
+    }
+}

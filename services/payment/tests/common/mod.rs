@@ -17,12 +17,11 @@ use contract::{
     payment::{AuthorizePayment, CapturePayment, Command, Event, Operation, VoidPayment},
     topics,
 };
-use eventlog::{Claim, Database, Delivered, Env, Item, Job, Log, on};
+use eventlog::{Claim, Database, Delivered, Env, Item, Log, on, testing::TestDatabase};
 use skald_payment::{
     Config, Deps, MIGRATIONS, Service, build,
     provider::{Answer, BoxFuture, Call, PaymentProvider, Provider, Verdict},
 };
-use sqlx::Connection;
 
 pub(crate) const AMOUNT: Money = Money { amount_minor: 1_999, currency: contract::Currency::EUR };
 /// Longer than anything here takes; only a failing test waits it out.
@@ -34,28 +33,30 @@ pub(crate) fn quick() -> Config {
 }
 
 pub(crate) struct House {
-    _directory: tempfile::TempDir,
-    database: Database,
+    test: TestDatabase,
     running: Option<(Service, kit::Tasks)>,
 }
 
 impl House {
     pub(crate) async fn open(provider: Provider, config: Config) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let database = match std::env::var("SKALD_TEST_POSTGRES") {
-            Ok(server) => fresh_database(&server).await,
-            Err(_) => Database::Sqlite(directory.path().join("payment.db")),
-        };
-        let mut house = Self { _directory: directory, database, running: None };
+        let mut house = Self { test: TestDatabase::fresh().await, running: None };
         house.start(provider, config).await;
         house
     }
 
     pub(crate) async fn start(&mut self, provider: Provider, config: Config) {
-        let opened = Log::open(self.database.clone(), "payment", MIGRATIONS, Env::system()).await.unwrap();
+        self.running = Some(self.replica(provider, config).await);
+    }
+
+    /// Another service on the same database, which only PostgreSQL allows.
+    pub(crate) async fn replica(&self, provider: Provider, config: Config) -> (Service, kit::Tasks) {
+        let opened = Log::open(self.test.database.clone(), "payment", MIGRATIONS, Env::system()).await.unwrap();
         let (tasks, metrics) = (kit::Tasks::new(), kit::Metrics::new());
-        let service = build(Deps { opened, tasks: tasks.clone(), metrics, provider, config });
-        self.running = Some((service, tasks));
+        (build(Deps { opened, tasks: tasks.clone(), metrics, provider, config }), tasks)
+    }
+
+    pub(crate) fn has_replicas(&self) -> bool {
+        matches!(self.test.database, Database::Postgres(_))
     }
 
     /// Drops whatever is under way, as a crash would.
@@ -81,8 +82,8 @@ impl House {
         let items = commands.into_iter().map(|command| {
             let (offset, message) = (next, Arc::new(self.message(next, &command)));
             next += 1;
-            let work = self.service().handler.accept(&message).map(|work| work.expect("a payment command is of interest"));
-            Item { work: work.map(|work| Job { work, meta: message.effect() }), message, offset }
+            let work = self.service().handler.accept(&message);
+            Item::row(offset, message, work)
         });
         let items: Vec<_> = items.collect();
         let claim = Claim { consumer: "payment".into(), topic: "log:order".into(), partition: 0, from, next };
@@ -175,15 +176,6 @@ impl House {
 }
 
 pub(crate) const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-
-async fn fresh_database(server: &str) -> Database {
-    let name = format!("payment_{}", Env::system().id().simple());
-    let mut connection = sqlx::PgConnection::connect(server).await.unwrap();
-    let sql = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
-    sqlx::query(sql).execute(&mut connection).await.unwrap();
-    let (base, _) = server.rsplit_once('/').unwrap();
-    Database::Postgres(format!("{base}/{name}"))
-}
 
 pub(crate) fn order(number: u128) -> OrderId {
     OrderId(uuid::Uuid::from_u128(number))

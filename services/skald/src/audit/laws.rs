@@ -36,7 +36,7 @@ laws! {
     PayloadsReadable = "payloads-readable" "every row is JSON of a type that belongs into its stream",
     CausesExist = "causes-exist" "every cause is a message of some log",
     EffectsOnce = "effects-once" "no message had its effects twice in one service",
-    ProgressWithinSource = "progress-within-source" "no consumer has handled more than the log that it reads holds",
+    ProgressWithinSource = "progress-within-source" "no consumer has handled more than the log that it reads holds, or anything of another log",
 
     SagasReplay = "sagas-replay" "the stream of every saga replays through the table",
     OrdersMatchSagas = "orders-match-sagas" "an order and its saga tell of the same lines, total, end and reason",
@@ -76,6 +76,7 @@ laws! {
     NoDeadLetter = "no-dead-letter" "no dead letter is unsolved",
     NoQueuedNotification = "no-queued-notification" "no notification is waiting",
     ConsumersAtHead = "consumers-at-head" "every consumer has handled all that its sources hold for it",
+    NoneParked = "none-parked" "no message waits for one that is missing",
     AllNotified = "all-notified" "the outcome of every order was notified",
 }
 

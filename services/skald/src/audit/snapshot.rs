@@ -29,6 +29,9 @@ pub(super) struct Entry {
     pub id: u128,
     pub stream: String,
     pub version: i64,
+    /// Where it is published, and under which key.
+    pub topic: Option<String>,
+    pub key: String,
     pub kind: String,
     /// Null if it is not JSON.
     pub data: Value,
@@ -88,7 +91,7 @@ impl Snapshot {
             let mut rows = 0;
             on!(&mut self.conn(), |c| {
                 let found = sqlx::query::<DB>(
-                    "SELECT position, id, stream, version, kind, data, cause, time_us, actor FROM log \
+                    "SELECT position, id, stream, version, topic, key, kind, data, cause, time_us, actor FROM log \
                      WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
                 )
                 .bind(last)
@@ -104,11 +107,13 @@ impl Snapshot {
                         id: row.try_get::<Uuid, _>(1)?.as_u128(),
                         stream: row.try_get(2)?,
                         version: row.try_get(3)?,
-                        kind: row.try_get(4)?,
-                        data: serde_json::from_str(row.try_get(5)?).unwrap_or_default(),
-                        cause: row.try_get::<Option<Uuid>, _>(6)?.map(|cause| cause.as_u128()),
-                        time_us: row.try_get(7)?,
-                        actor: row.try_get(8)?,
+                        topic: row.try_get(4)?,
+                        key: row.try_get::<Option<String>, _>(5)?.unwrap_or_default(),
+                        kind: row.try_get(6)?,
+                        data: serde_json::from_str(row.try_get(7)?).unwrap_or_default(),
+                        cause: row.try_get::<Option<Uuid>, _>(8)?.map(|cause| cause.as_u128()),
+                        time_us: row.try_get(9)?,
+                        actor: row.try_get(10)?,
                     });
                 }
             });

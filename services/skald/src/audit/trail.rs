@@ -1,15 +1,13 @@
 //! What holds of every log, whoever wrote it: positions, versions, ids, causes, effects, dead letters and progress.
 //!
-//! Never here: what a row means to its service. Causes and progress cross from log to log, so they are kept here until all logs
-//! have been read, and settled then.
+//! Never here: what a row means to its service. Causes cross from log to log, so they are kept here until all logs have been read,
+//! and settled then; progress does too (`progress.rs`).
 
 use std::collections::{HashMap, HashSet};
 
-use contract::topics::TOPICS;
-use eventlog::on;
-
 use super::{
     laws::{Id, Laws},
+    progress::Journey,
     snapshot::{Entry, Snapshot, pages},
     value::{shown, text},
 };
@@ -22,15 +20,9 @@ pub(super) struct Trails {
     ids: Vec<u128>,
     /// The causes named in a service's log.
     causes: Vec<(&'static str, Vec<u128>)>,
-    /// Per service, the newest position and that of each topic.
-    heads: HashMap<&'static str, Head>,
-    /// Consumer's service, source, and the next position that it wants.
-    progress: Vec<(&'static str, String, i64)>,
-}
-
-struct Head {
-    position: i64,
-    topics: HashMap<String, i64>,
+    /// Per service, the newest position that was read.
+    heads: HashMap<&'static str, i64>,
+    journey: Journey,
 }
 
 /// What has been seen of one log.
@@ -59,12 +51,14 @@ impl Trails {
         mut fold: impl FnMut(&mut Laws, &Entry),
     ) -> Result<(), sqlx::Error> {
         let mut trail = Trail::new(snapshot.service);
-        let ids = &mut self.ids;
+        self.journey.begin(snapshot).await?;
+        let (ids, journey) = (&mut self.ids, &mut self.journey);
         ids.reserve_exact(usize::try_from(snapshot.head).unwrap_or(0));
         let walked = snapshot.log(0, |entry| {
             ids.push(entry.id);
+            journey.take(&entry);
             trail.take(laws, &entry);
-            if entry.kind != "skald.DeadLetter" {
+            if !entry.kind.starts_with("skald.DeadLetter") {
                 fold(laws, &entry);
             }
         });
@@ -74,14 +68,9 @@ impl Trails {
         });
         self.messages += u64::try_from(trail.position).unwrap_or(0);
         self.read_dead_letters(snapshot, laws, std::mem::take(&mut trail.dead_letters)).await?;
-        self.read_progress(snapshot).await?;
+        self.journey.read(snapshot, laws).await?;
         self.causes.push((snapshot.service, trail.finish(laws)));
-        let topics: Vec<(String, i64)> = on!(&mut snapshot.conn(), |c| sqlx::query_as::<DB, (String, i64)>(
-            "SELECT topic, max(position) FROM log WHERE topic IS NOT NULL GROUP BY topic"
-        )
-        .fetch_all(c)
-        .await)?;
-        self.heads.insert(snapshot.service, Head { position: snapshot.head, topics: topics.into_iter().collect() });
+        self.heads.insert(snapshot.service, snapshot.head);
         Ok(())
     }
 
@@ -108,25 +97,14 @@ impl Trails {
         Ok(())
     }
 
-    async fn read_progress(&mut self, snapshot: &mut Snapshot) -> Result<(), sqlx::Error> {
-        let rows: Vec<(String, i64)> = on!(&mut snapshot.conn(), |c| {
-            sqlx::query_as::<DB, (String, i64)>("SELECT topic, next_offset FROM progress").fetch_all(c).await
-        })?;
-        for (topic, next) in rows {
-            if let Some(source) = topic.strip_prefix("log:") {
-                self.progress.push((snapshot.service, source.to_owned(), next));
-            }
-        }
-        Ok(())
-    }
-
     /// Reads what a log has had appended since it was read: the causes of what others did meanwhile.
     pub(super) async fn read_newer(&mut self, snapshot: &mut Snapshot, mut take: impl FnMut(&Entry)) -> Result<(), sqlx::Error> {
-        let Some(head) = self.heads.get_mut(snapshot.service) else { return Ok(()) };
-        let after = std::mem::replace(&mut head.position, snapshot.head);
-        let ids = &mut self.ids;
+        let Some(after) = self.heads.get(snapshot.service).copied() else { return Ok(()) };
+        self.journey.begin(snapshot).await?;
+        let (ids, journey) = (&mut self.ids, &mut self.journey);
         let read = snapshot.log(after, |entry| {
             ids.push(entry.id);
+            journey.take(&entry);
             take(&entry);
         });
         read.await
@@ -145,22 +123,7 @@ impl Trails {
                 laws.check(Id::CausesExist, exists, || format!("{service}: cause {}", shown(*cause)));
             }
         }
-        for (service, source, next) in &self.progress {
-            let Some(head) = self.heads.get(source.as_str()) else { continue };
-            laws.check(Id::ProgressWithinSource, *next <= head.position + 1, || {
-                format!("{service} has handled {source} up to {}, whose head is {}", next - 1, head.position)
-            });
-        }
-        for topic in &TOPICS {
-            let newest = self.heads.get(topic.owner).and_then(|head| head.topics.get(topic.name)).copied().unwrap_or(0);
-            for reader in topic.readers {
-                let progress = self.progress.iter().filter(|(service, source, _)| service == reader && source == topic.owner);
-                let next = progress.map(|(.., next)| *next).min().unwrap_or(0);
-                laws.check(Id::ConsumersAtHead, newest < next || newest == 0, || {
-                    format!("{reader} has not handled {} from {next} on, which goes up to {newest}", topic.name)
-                });
-            }
-        }
+        self.journey.finish(laws);
     }
 }
 

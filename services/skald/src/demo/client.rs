@@ -1,9 +1,17 @@
-//! A small HTTP/1.1 client: one kept-alive connection, one request at a time, driven by the task that waits for the answer.
+//! A small HTTP/1.1 client: a kept-alive connection a service, one request at a time, driven by the task that waits for the answer.
 //!
 //! Never here: what is asked. It shares the processor with the server it loads, so that nothing is parsed, copied or woken that
 //! need not be. From here an answer goes to `door.rs` and `load.rs`, or to the tests.
 
-use std::{net::SocketAddr, pin::Pin, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -40,13 +48,56 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
 }
 
-/// One caller with one connection, which is made anew when it broke.
+/// Where the shop is served: all of it at one address, or each service at its own, in one or more replicas.
+#[derive(Clone, Debug)]
+pub(crate) enum Doors {
+    One(SocketAddr),
+    Each(Arc<Vec<(String, SocketAddr)>>),
+}
+
+impl From<SocketAddr> for Doors {
+    fn from(address: SocketAddr) -> Self {
+        Self::One(address)
+    }
+}
+
+/// The service that has a route.
+fn service(path: &str) -> &'static str {
+    match path.trim_start_matches("/v1/").split(['/', '?']).next() {
+        Some("orders" | "sagas") => "order",
+        Some("products") => "product",
+        Some("payments") => "payment",
+        Some("notifications") => "notification",
+        _ => "user",
+    }
+}
+
+impl Doors {
+    /// Where to ask for a path: one replica after the other, by turns.
+    fn of(&self, path: &str, turn: usize) -> SocketAddr {
+        match self {
+            Self::One(address) => *address,
+            Self::Each(all) => {
+                let wanted = service(path);
+                let mut replicas = all.iter().filter(|(name, _)| name == wanted).map(|(_, address)| *address);
+                let count = replicas.clone().count();
+                replicas.nth(turn % count.max(1)).expect("every service has a door")
+            }
+        }
+    }
+}
+
+/// One caller. A connection is made anew when it broke, to the next replica.
 pub(crate) struct Client {
-    address: SocketAddr,
+    doors: Doors,
+    turn: usize,
     /// Sent with every request.
     headers: HeaderMap,
-    link: Option<Link>,
+    links: Vec<(SocketAddr, Link)>,
 }
+
+/// Callers begin at different replicas.
+static TURN: AtomicUsize = AtomicUsize::new(0);
 
 struct Link {
     sender: http1::SendRequest<Full<Bytes>>,
@@ -55,15 +106,15 @@ struct Link {
 
 impl Client {
     /// A caller with an access token, or without one.
-    pub(crate) fn new(address: SocketAddr, token: Option<&str>) -> Self {
+    pub(crate) fn new(doors: impl Into<Doors>, token: Option<&str>) -> Self {
         let mut headers = HeaderMap::with_capacity(8);
-        let value = |text: String| HeaderValue::try_from(text).expect("addresses and tokens are visible ASCII");
-        headers.insert(header::HOST, value(address.to_string()));
+        let value = |text: String| HeaderValue::try_from(text).expect("tokens are visible ASCII");
+        headers.insert(header::HOST, HeaderValue::from_static("shop"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(token) = token {
             headers.insert(header::AUTHORIZATION, value(format!("Bearer {token}")));
         }
-        Self { address, headers, link: None }
+        Self { doors: doors.into(), turn: TURN.fetch_add(1, Ordering::Relaxed), headers, links: Vec::new() }
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Result<Reply, NoAnswer> {
@@ -78,19 +129,28 @@ impl Client {
         headers: [(HeaderName, HeaderValue); N],
         body: Bytes,
     ) -> Result<Reply, NoAnswer> {
+        let address = self.doors.of(uri.path(), self.turn);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         request.headers_mut().clone_from(&self.headers);
         request.headers_mut().extend(headers);
         // A connection is put back only after a whole answer: what is left of a broken one is never read as the next.
-        let link = match self.link.take() {
-            Some(link) => link,
-            None => Link::open(self.address).await?,
+        let open = self.links.iter().position(|(at, _)| *at == address).map(|index| self.links.swap_remove(index).1);
+        let exchange = async {
+            let link = match open {
+                Some(link) => link,
+                None => Link::open(address).await?,
+            };
+            let exchanged = tokio::time::timeout(ANSWER_WITHIN, link.exchange(request)).await;
+            exchanged.map_err(|_| NoAnswer::TooLate)?.map_err(NoAnswer::Broken)
         };
-        let exchanged = tokio::time::timeout(ANSWER_WITHIN, link.exchange(request)).await.map_err(|_| NoAnswer::TooLate)?;
-        let (reply, link) = exchanged.map_err(NoAnswer::Broken)?;
-        self.link = link;
+        let exchanged = exchange.await;
+        if exchanged.is_err() {
+            self.turn = self.turn.wrapping_add(1);
+        }
+        let (reply, link) = exchanged?;
+        self.links.extend(link.map(|link| (address, link)));
         Ok(reply)
     }
 }

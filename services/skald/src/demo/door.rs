@@ -2,8 +2,6 @@
 //!
 //! Never here: orders; `load.rs` places them. From here ids and access tokens go to the clients, the history to `story.rs`.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use contract::{OrderId, ProductId};
 use hyper::{Method, StatusCode, header::HeaderValue};
@@ -12,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     Error,
-    client::{Client, IDEMPOTENCY_KEY, Reply, uri},
+    client::{Client, Doors, IDEMPOTENCY_KEY, Reply, uri},
     mix::{Catalogue, HOT, PLENTIFUL, hot_stock},
 };
 
@@ -65,14 +63,14 @@ struct Tokens {
 }
 
 impl Door {
-    pub(crate) fn anonymous(address: SocketAddr, run: &str) -> Self {
-        Self { client: Client::new(address, None), run: run.to_owned() }
+    pub(crate) fn anonymous(doors: &Doors, run: &str) -> Self {
+        Self { client: Client::new(doors.clone(), None), run: run.to_owned() }
     }
 
     /// The caller of an account.
-    pub(crate) async fn login(address: SocketAddr, run: &str, email: &str, password: &str) -> Result<Self, Error> {
-        let token = Self::anonymous(address, run).token(email, password).await?;
-        Ok(Self { client: Client::new(address, Some(&token)), run: run.to_owned() })
+    pub(crate) async fn login(doors: &Doors, run: &str, email: &str, password: &str) -> Result<Self, Error> {
+        let token = Self::anonymous(doors, run).token(email, password).await?;
+        Ok(Self { client: Client::new(doors.clone(), Some(&token)), run: run.to_owned() })
     }
 
     async fn token(&mut self, email: &str, password: &str) -> Result<String, Error> {

@@ -4,7 +4,6 @@
 //! without an answer is repeated with its Idempotency-Key, as any customer may.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -24,7 +23,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{
-    client::{Client, IDEMPOTENCY_KEY, NoAnswer, PREFER, Reply, uri},
+    client::{Client, Doors, IDEMPOTENCY_KEY, NoAnswer, PREFER, Reply, uri},
     mix::{Catalogue, Mix, Plan},
 };
 
@@ -76,7 +75,7 @@ impl Tally {
 
 /// What all clients share.
 pub(crate) struct Load {
-    pub(crate) address: SocketAddr,
+    pub(crate) doors: Doors,
     pub(crate) catalogue: Catalogue,
     /// The customers' access tokens.
     pub(crate) customers: Vec<String>,
@@ -99,7 +98,7 @@ impl Load {
             let stopping = tasks.stopping();
             tasks.spawn("demo client", async move {
                 let token = &load.customers[number % load.customers.len()];
-                let buyer = Buyer { client: Client::new(load.address, Some(token)), load: &load, tally: Tally::default() };
+                let buyer = Buyer { client: Client::new(load.doors.clone(), Some(token)), load: &load, tally: Tally::default() };
                 tokio::select! {
                     tally = buyer.shop() => drop(sender.send(tally).await),
                     () = stopping.cancelled() => {}

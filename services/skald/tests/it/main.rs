@@ -7,5 +7,6 @@ mod costs;
 mod demo;
 mod disk;
 mod orders;
+mod serve;
 mod start;
 mod stock;

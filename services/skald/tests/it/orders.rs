@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use crate::support::{Answer, Person, QUICK, System, eventually, home, order};
+use crate::support::{Answer, Person, QUICK, Whole, eventually, home, order};
 
 /// One customer in front of one product with enough pieces.
 struct Shop {
-    system: System,
+    system: Whole,
     customer: Person,
     product: String,
     _home: tempfile::TempDir,
@@ -14,9 +14,9 @@ struct Shop {
 
 async fn shop(knobs: &[(&str, &str)]) -> Shop {
     let home = home();
-    let system = System::start(home.path(), knobs);
-    let product = system.admin().await.product("TEA-1", 100).await;
-    Shop { customer: system.customer("ann").await, system, product, _home: home }
+    let system = Whole::start(home.path(), knobs).await;
+    let product = system.shop().admin().await.product("TEA-1", 100).await;
+    Shop { customer: system.shop().customer("ann").await, system, product, _home: home }
 }
 
 impl Shop {
@@ -162,7 +162,7 @@ async fn a_repeated_key_gives_the_same_order_as_it_is_now_and_another_body_is_re
     assert_eq!(repeated.body["status"], "confirmed");
     assert_eq!(shop.customer.place("k1", &other, 0).await.told(), (422, "idempotency_key_reused", ""));
     // Keys are the caller's own: the same one of somebody else makes an order of theirs.
-    let mut bob = shop.system.customer("bob").await;
+    let mut bob = shop.system.shop().customer("bob").await;
     assert_ne!(bob.ended("k1", &good).await.id(), placed.id());
     assert_eq!(bob.get(&format!("/v1/orders/{}", placed.id())).await.told(), (404, "not_found", ""));
     shop.system.settles().await;

@@ -26,7 +26,10 @@ fn a_wrong_flag_is_a_usage_error() {
 
 #[test]
 fn help_and_version_are_told() {
-    for command in [&["--help"][..], &["up", "--help"], &["demo", "--help"], &["audit", "--help"], &["--version"]] {
+    let serve = ["order", "product", "payment", "user", "notification"].map(|service| ["serve", service, "--help"]);
+    let others =
+        [&["--help"][..], &["up", "--help"], &["demo", "--help"], &["audit", "--help"], &["migrate", "--help"], &["--version"]];
+    for command in serve.iter().map(|command| &command[..]).chain(others) {
         let output = run(command);
         assert_eq!(output.status.code(), Some(0), "{command:?}");
         assert!(!output.stdout.is_empty(), "{command:?}");

@@ -6,6 +6,7 @@
 
 #[path = "../../src/demo/client.rs"]
 pub(crate) mod client;
+pub(crate) mod cluster;
 
 use std::{
     fs::File,
@@ -21,7 +22,8 @@ use eventlog::Env;
 use hyper::{Method, header::HeaderValue};
 use serde_json::{Value, json};
 
-use client::{Client, IDEMPOTENCY_KEY, NoAnswer, PREFER, Reply, uri};
+use client::{Client, Doors, IDEMPOTENCY_KEY, NoAnswer, PREFER, Reply, uri};
+use cluster::Cluster;
 
 const ADMIN: (&str, &str) = ("admin@shop.example", "correct horse battery staple");
 /// Answers lost by the provider are asked for again soon; everything else is as it is by default.
@@ -49,6 +51,11 @@ pub(crate) fn home() -> tempfile::TempDir {
 /// Runs a command to its end.
 pub(crate) fn run(arguments: &[&str]) -> Output {
     skald().args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// The same with environment variables.
+pub(crate) fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    skald().args(arguments).envs(variables.iter().copied()).stdin(Stdio::null()).output().unwrap()
 }
 
 /// `skald up` on a data directory that cannot be served; gives its exit code and what it said.
@@ -121,36 +128,24 @@ impl System {
         self.child.wait().unwrap()
     }
 
+    pub(crate) fn shop(&self) -> Shop {
+        Shop { doors: self.address.into() }
+    }
+
     pub(crate) fn anybody(&self) -> Person {
-        Person { client: Client::new(self.address, None) }
+        self.shop().anybody()
     }
 
     pub(crate) async fn admin(&self) -> Person {
-        self.login(ADMIN.0, ADMIN.1).await
+        self.shop().admin().await
     }
 
-    /// A newly registered customer.
     pub(crate) async fn customer(&self, name: &str) -> Person {
-        Person { client: Client::new(self.address, Some(&self.token(name).await)) }
+        self.shop().customer(name).await
     }
 
-    /// The access token of a newly registered customer.
     pub(crate) async fn token(&self, name: &str) -> String {
-        let (email, password) = (format!("{name}@shop.example"), format!("the password of {name}"));
-        let account = json!({"email": email, "password": password, "name": name});
-        let registered = self.anybody().post("/v1/register", &email, &account).await;
-        assert_eq!(registered.status, 201, "{registered:?}");
-        self.access(&email, &password).await
-    }
-
-    async fn login(&self, email: &str, password: &str) -> Person {
-        Person { client: Client::new(self.address, Some(&self.access(email, password).await)) }
-    }
-
-    async fn access(&self, email: &str, password: &str) -> String {
-        let login = json!({"email": email, "password": password});
-        let answer = self.anybody().post("/v1/login", email, &login).await;
-        answer.body["access_token"].as_str().unwrap_or_else(|| panic!("no login: {answer:?}")).to_owned()
+        self.shop().token(name).await
     }
 
     /// Asks the settled audit until it holds; whatever runs behind an order's end has its time.
@@ -173,6 +168,75 @@ impl Drop for System {
             let last: Vec<&str> = log.lines().rev().take(50).collect();
             eprintln!("the end of its log:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
+    }
+}
+
+/// The whole shop, in one process; or, where `ci/e2e.sh` has set the stage, as processes on Kafka and PostgreSQL.
+pub(crate) enum Whole {
+    Up(Box<System>),
+    Cluster(Box<Cluster>),
+}
+
+impl Whole {
+    pub(crate) async fn start(home: &Path, knobs: &[(&str, &str)]) -> Self {
+        if cluster::is_wanted() {
+            Self::Cluster(Box::new(Cluster::start(home, knobs, &[("order", 2), ("payment", 2)]).await))
+        } else {
+            Self::Up(Box::new(System::start(home, knobs)))
+        }
+    }
+
+    pub(crate) fn shop(&self) -> Shop {
+        match self {
+            Self::Up(system) => system.shop(),
+            Self::Cluster(cluster) => Shop { doors: cluster.doors() },
+        }
+    }
+
+    pub(crate) async fn settles(&self) {
+        match self {
+            Self::Up(system) => system.settles().await,
+            Self::Cluster(cluster) => cluster.settles().await,
+        }
+    }
+}
+
+/// Where people come in.
+pub(crate) struct Shop {
+    pub(crate) doors: Doors,
+}
+
+impl Shop {
+    pub(crate) fn anybody(&self) -> Person {
+        Person { client: Client::new(self.doors.clone(), None) }
+    }
+
+    pub(crate) async fn admin(&self) -> Person {
+        self.login(ADMIN.0, ADMIN.1).await
+    }
+
+    /// A newly registered customer.
+    pub(crate) async fn customer(&self, name: &str) -> Person {
+        Person { client: Client::new(self.doors.clone(), Some(&self.token(name).await)) }
+    }
+
+    /// The access token of a newly registered customer.
+    pub(crate) async fn token(&self, name: &str) -> String {
+        let (email, password) = (format!("{name}@shop.example"), format!("the password of {name}"));
+        let account = json!({"email": email, "password": password, "name": name});
+        let registered = self.anybody().post("/v1/register", &email, &account).await;
+        assert_eq!(registered.status, 201, "{registered:?}");
+        self.access(&email, &password).await
+    }
+
+    async fn login(&self, email: &str, password: &str) -> Person {
+        Person { client: Client::new(self.doors.clone(), Some(&self.access(email, password).await)) }
+    }
+
+    async fn access(&self, email: &str, password: &str) -> String {
+        let login = json!({"email": email, "password": password});
+        let answer = self.anybody().post("/v1/login", email, &login).await;
+        answer.body["access_token"].as_str().unwrap_or_else(|| panic!("no login: {answer:?}")).to_owned()
     }
 }
 
@@ -223,8 +287,8 @@ pub(crate) struct Person {
 }
 
 impl Person {
-    pub(crate) fn with(address: SocketAddr, token: &str) -> Self {
-        Self { client: Client::new(address, Some(token)) }
+    pub(crate) fn with(doors: impl Into<Doors>, token: &str) -> Self {
+        Self { client: Client::new(doors, Some(token)) }
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Answer {

@@ -106,7 +106,7 @@ impl Shop {
             opened,
             tasks: tasks.clone(),
             metrics,
-            stock: order::stock::Stock::grpc("http://127.0.0.1:1", PATIENCE, env.clone(), &tasks).unwrap(),
+            stock: order::stock::Stock::grpc(&[], PATIENCE, env.clone(), &tasks),
             config: config(),
         });
         let (order_log, payment_log) = (order.writer.log(), payment.writer.log());

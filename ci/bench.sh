@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# How fast the five services are as processes on a real Kafka and a real PostgreSQL, all on this machine together with the load:
+# ci/bench.sh [ORDERS], 20,000 by default. Prints what it measured: 256 clients, then one alone, then two replicas of each.
+#
+# The figures of one machine say little about another's; compare two runs side by side.
+# shellcheck source=ci/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+orders=${1:-20000}
+case $orders in '' | *[!0-9]* | 0) fail "orders are a number from 1 on, not '$orders'" ;; esac
+
+[ -n "${SKALD_BENCH_BUILT:-}" ] || cargo build --locked --release
+skald=$CARGO_TARGET_DIR/release/skald
+state=$STATE/bench
+rm -rf "$state"
+mkdir -p "$state"
+export SKALD_KAFKA_STATE=$state SKALD_POSTGRES_STATE=$state
+pids=()
+
+stop_services() {
+  [ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true
+  wait "${pids[@]}" 2>/dev/null || true
+  pids=()
+}
+finish() {
+  stop_services
+  ci/kafka.sh down >/dev/null 2>&1 || true
+  ci/postgres.sh down >/dev/null 2>&1 || true
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+ci/kafka.sh up >/dev/null
+ci/postgres.sh up >/dev/null
+# shellcheck source=/dev/null
+source "$state/kafka.env"
+# shellcheck source=/dev/null
+source "$state/postgres.env"
+export SKALD_KAFKA=$SKALD_TEST_KAFKA SKALD_ADMIN_EMAIL=admin@shop.example SKALD_ADMIN_PASSWORD='correct horse battery staple'
+export SKALD_LOG=warn SKALD_STOP_DELAY_MS=0
+"$skald" topics apply --replication 1 >/dev/null
+
+# The user service first: it is on port 8100, where the others get the keys of tokens.
+services=(user order product payment notification)
+base=${SKALD_TEST_POSTGRES%/*}
+databases=()
+for service in "${services[@]}"; do databases+=(--database "$service=$base/$service"); done
+
+# start REPLICAS: every service so many times, on ports from 8100 on.
+start() {
+  local service replica port=8100 stock=() flags health deadline
+  at=()
+  for ((replica = 0; replica < $1; replica++)); do stock+=("http://127.0.0.1:$((8190 + replica))"); done
+  for service in "${services[@]}"; do
+    for ((replica = 0; replica < $1; replica++)); do
+      flags=(--listen "127.0.0.1:$port")
+      [ "$service" = user ] || flags+=(--jwks http://127.0.0.1:8100/.well-known/jwks.json)
+      [ "$service" != order ] || flags+=(--stock-check "$(IFS=, && echo "${stock[*]}")")
+      [ "$service" != product ] || flags+=(--product-grpc-listen "127.0.0.1:$((8190 + replica))")
+      SKALD_DATABASE=$base/$service "$skald" serve "$service" "${flags[@]}" >"$state/$service-$replica.log" 2>&1 &
+      pids+=($!)
+      at+=(--at "$service=127.0.0.1:$port")
+      port=$((port + 1))
+    done
+  done
+  deadline=$((SECONDS + 60))
+  while [ "$port" -gt 8100 ]; do
+    port=$((port - 1))
+    until health=$(curl -fsS -m 2 "http://127.0.0.1:$port/health" 2>&1) && [[ $health == '{"status":"ok"'* ]]; do
+      [ $SECONDS -lt $deadline ] || fail "the process on port $port is not ready: $health"
+      sleep 0.1
+    done
+  done
+}
+
+# load NAME ORDERS CLIENTS
+load() {
+  "$skald" demo --mix happy --orders "$2" --concurrency "$3" --json "${at[@]}" "${databases[@]}" >"$state/$1.json" ||
+    fail "$1: the audit or an order failed; see $state/$1.json"
+  printf '%-40s ' "$1"
+  jq -r '"\(.orders_per_second|floor) orders/s to their end, p50 \(.latency_ms.p50) ms, p99 \(.latency_ms.p99) ms"' "$state/$1.json"
+}
+
+need jq jq
+need curl curl
+start 1
+load 'warm up' 2000 64
+load 'one of each, 256 clients' "$orders" 256
+load 'one of each, one client' 1000 1
+stop_services
+start 2
+load 'two of each, 256 clients' "$orders" 256

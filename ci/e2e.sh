@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The five services as processes on a real Kafka and a real PostgreSQL: ci/e2e.sh [KILLS], 20 by default.
+#
+# First the scenarios that `skald up` passes in `cargo test`, then everything that can go wrong (services/skald/tests/chaos.rs).
+# The processes are the release build; KILLS is how often one of them is killed while orders stream in.
+# shellcheck source=ci/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+export SKALD_CHAOS_ROUNDS=${1:-${SKALD_CHAOS_ROUNDS:-20}}
+case $SKALD_CHAOS_ROUNDS in '' | *[!0-9]* | 0) fail "kills are a number from 1 on, not '$SKALD_CHAOS_ROUNDS'" ;; esac
+
+cargo build --locked --release
+export SKALD_BIN=$CARGO_TARGET_DIR/release/skald
+
+# Servers of its own, beside any that are up already; the tests stop and start them by the same scripts.
+export SKALD_KAFKA_STATE=$STATE/e2e SKALD_POSTGRES_STATE=$STATE/e2e
+mkdir -p "$STATE/e2e"
+trap 'ci/kafka.sh down >/dev/null 2>&1; ci/postgres.sh down >/dev/null 2>&1' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+ci/kafka.sh up
+ci/postgres.sh up
+# shellcheck source=/dev/null
+source "$STATE/e2e/kafka.env"
+# shellcheck source=/dev/null
+source "$STATE/e2e/postgres.env"
+
+cargo test --locked -p skald --test it orders:: -- --test-threads=1
+cargo test --locked -p skald --test chaos -- --ignored --nocapture --test-threads=1

@@ -1,0 +1,218 @@
+//! One assigned partition: what was polled of it waits here, bounded, for the consumer that handles it.
+//!
+//! Never here: Kafka's client; `group` fills the buffer, pauses and resumes. An assignment that ends closes its buffer for good:
+//! the next one has a new one, so that nothing polled before is handled after.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use contract::{dead_letter::Cause, record};
+use eventlog::{Arrived, Error, Log, Poison};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Batch, Incoming, Source};
+
+/// Messages in one batch.
+const BATCH_MAX: usize = 256;
+/// Messages that may wait: at more the partition is paused, at less than a quarter it goes on.
+pub(super) const BUFFER_MAX: usize = 2_048;
+/// Parked messages taken up in one batch.
+const RELEASED_MAX: i64 = 256;
+
+/// Topics and partitions.
+pub(super) type Places = Arc<Mutex<HashSet<(String, i64)>>>;
+
+/// The buffer between the polling thread and the consumer of one partition.
+pub(super) struct Buffer {
+    polled: Mutex<VecDeque<Incoming>>,
+    filled: Notify,
+    /// The progress in the consumer's database, as far as it is known here.
+    stored: AtomicI64,
+    /// The assignment has ended.
+    closed: CancellationToken,
+}
+
+impl Buffer {
+    pub(super) fn new(stored: i64) -> Arc<Self> {
+        let (polled, filled, stored, closed) =
+            (Mutex::default(), Notify::new(), AtomicI64::new(stored), CancellationToken::new());
+        Arc::new(Self { polled, filled, stored, closed })
+    }
+
+    fn polled(&self) -> MutexGuard<'_, VecDeque<Incoming>> {
+        self.polled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn push(&self, incoming: Incoming) {
+        self.polled().push_back(incoming);
+        self.filled.notify_one();
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.polled().len()
+    }
+
+    pub(super) fn stored(&self) -> i64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+    }
+}
+
+/// One partition as a source of messages. Offsets are Kafka's.
+pub(super) struct Partition {
+    consumer: &'static str,
+    topic: String,
+    number: i64,
+    buffer: Arc<Buffer>,
+    /// The consumer's own log, in which messages are parked.
+    log: Log,
+    /// Asks for a new assignment: what is buffered does not join what is stored.
+    lost: CancellationToken,
+    /// Partitions that have to be read from their beginning next time.
+    made_anew: Places,
+    /// The buffer begins at the stored progress, and not at the beginning of a topic that was made anew.
+    joined: bool,
+    /// Parked messages may have been released since they were last looked for.
+    may_release: bool,
+    /// The batch under way.
+    handed: Handed,
+}
+
+#[derive(Clone, Copy)]
+enum Handed {
+    Nothing,
+    /// Buffered messages before this offset.
+    Before(i64),
+    /// Parked messages, which move no progress.
+    Released,
+}
+
+impl Partition {
+    pub(super) fn new(
+        consumer: &'static str,
+        (topic, number): (String, i64),
+        buffer: Arc<Buffer>,
+        log: Log,
+        lost: CancellationToken,
+        made_anew: Places,
+        joined: bool,
+    ) -> Self {
+        Self { consumer, topic, number, buffer, log, lost, made_anew, joined, may_release: true, handed: Handed::Nothing }
+    }
+
+    fn batch(&self, next: i64, messages: Vec<Incoming>) -> Batch {
+        let from = self.buffer.stored();
+        Batch { topic: self.topic.clone(), partition: self.number, from, next, messages }
+    }
+
+    /// Parked messages whose gap has closed.
+    async fn released(&self) -> Result<Vec<Incoming>, Error> {
+        let released = self.log.released(self.consumer, &self.topic, self.number, RELEASED_MAX).await?;
+        let incoming = |(offset, found): (i64, record::Record)| match record::decode(&self.topic, &found) {
+            Ok((message, link)) => Incoming { offset, message: Arrived::Linked(Arc::new(message), link), poison: None },
+            Err(error) => {
+                let poison = Some(Poison::new(Cause::Undecodable, error.to_string()));
+                Incoming { offset, message: Arrived::Raw(found), poison }
+            }
+        };
+        Ok(released.into_iter().map(incoming).collect())
+    }
+}
+
+impl Partition {
+    /// A buffered message that was handled already: the one before the stored progress, with which every assignment begins, or
+    /// what another replica has done meanwhile.
+    fn handled_before(&self) -> Option<Incoming> {
+        let mut polled = self.buffer.polled();
+        let is_before = self.joined && polled.front().is_some_and(|first| first.offset < self.buffer.stored());
+        if is_before { polled.pop_front() } else { None }
+    }
+
+    /// Whether it is what was handled there. If not, the topic was made anew and has grown as long as the old one was.
+    async fn look_at(&self, before: Incoming) -> Result<(), Error> {
+        let Arrived::Linked(_, link) = &before.message else { return Ok(()) };
+        let is_known = self.log.has_met(self.consumer, &self.topic, self.number, before.offset, link).await?;
+        if !is_known && before.offset < self.buffer.stored() {
+            let (consumer, topic, partition, offset) = (self.consumer, &self.topic, self.number, before.offset);
+            tracing::error!(
+                consumer,
+                topic,
+                partition,
+                offset,
+                "{topic} partition {partition} was made anew: it has other messages than those that were handled. Reading it from its \
+                 beginning, where repeats are skipped; what is missing is told below"
+            );
+            self.made_anew.lock().unwrap_or_else(PoisonError::into_inner).insert((topic.clone(), partition));
+            self.lost.cancel();
+            self.buffer.closed.cancel();
+        }
+        Ok(())
+    }
+}
+
+impl Source for Partition {
+    async fn next(&mut self) -> Result<Option<Batch>, Error> {
+        loop {
+            if self.buffer.closed.is_cancelled() {
+                return Ok(None);
+            }
+            if self.may_release {
+                let released = if self.log.parked() > 0 { self.released().await? } else { Vec::new() };
+                if !released.is_empty() {
+                    self.handed = Handed::Released;
+                    return Ok(Some(self.batch(self.buffer.stored(), released)));
+                }
+                self.may_release = false;
+            }
+            if let Some(before) = self.handled_before() {
+                self.look_at(before).await?;
+                continue;
+            }
+            let messages: Vec<Incoming> = {
+                let mut polled = self.buffer.polled();
+                let count = polled.len().min(BATCH_MAX);
+                polled.drain(..count).collect()
+            };
+            if let Some(last) = messages.last() {
+                let next = last.offset + 1;
+                self.handed = Handed::Before(next);
+                return Ok(Some(self.batch(next, messages)));
+            }
+            tokio::select! {
+                () = self.buffer.closed.cancelled() => return Ok(None),
+                () = self.buffer.filled.notified() => {}
+            }
+        }
+    }
+
+    fn seek(&mut self, _topic: &str, _partition: i64, next: i64) {
+        let before = self.buffer.stored.swap(next, Ordering::Relaxed);
+        self.may_release = true;
+        let is_ours = match std::mem::replace(&mut self.handed, Handed::Nothing) {
+            Handed::Before(handed) if next == handed => {
+                self.joined = true;
+                true
+            }
+            Handed::Before(_) | Handed::Nothing => false,
+            Handed::Released => next == before,
+        };
+        // Somebody else has moved the progress. Further on is where the buffer leads to; anywhere else it has to be filled anew.
+        let leads_there = self.joined && next > before;
+        if !is_ours && !leads_there {
+            self.lost.cancel();
+        }
+    }
+
+    fn pass_over(&mut self, _topic: &str, _partition: i64, _next: i64) {
+        unreachable!("a message with a place in a chain is never passed over")
+    }
+}

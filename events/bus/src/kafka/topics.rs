@@ -1,0 +1,133 @@
+//! Makes the topics of the contract's table, and tells where a cluster's topics differ. Nothing that exists is ever changed.
+
+use std::{fmt, time::Duration};
+
+use contract::topics::{self, Settings};
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use super::Kafka;
+
+const ASK: Duration = Duration::from_secs(15);
+
+/// Why the topics can't be looked at or made.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicsError {
+    #[error("can't ask Kafka about its topics; is it there, and is its address right?")]
+    Ask(#[source] KafkaError),
+    #[error("Kafka did not make the topic {topic}: {code}. With fewer brokers than replicas, say --replication 1")]
+    Make { topic: String, code: RDKafkaErrorCode },
+}
+
+/// How a topic differs from the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub topic: String,
+    /// `None`: the topic is missing.
+    pub setting: Option<&'static str>,
+    pub wanted: String,
+    pub found: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { topic, setting, wanted, found } = self;
+        match setting {
+            None => write!(f, "{topic} is missing"),
+            Some(setting) => write!(f, "{topic}: {setting} is {found}, not {wanted}"),
+        }
+    }
+}
+
+const CLEANUP: &str = "cleanup.policy";
+const RETENTION: &str = "retention.ms";
+const SIZE: &str = "max.message.bytes";
+
+/// The settings of a topic, by Kafka's names.
+fn settings(of: Settings) -> [(&'static str, String); 3] {
+    [(CLEANUP, "delete".to_owned()), (RETENTION, of.retention.as_millis().to_string()), (SIZE, of.max_message_bytes.to_string())]
+}
+
+fn admin(kafka: &Kafka) -> Result<AdminClient<DefaultClientContext>, TopicsError> {
+    kafka.client("skald-topics").set("statistics.interval.ms", "0").create().map_err(TopicsError::Ask)
+}
+
+/// Makes the topics that are missing; tells which, and how the others differ.
+///
+/// # Errors
+/// [`TopicsError`].
+pub async fn apply(kafka: &Kafka, replication: i32) -> Result<(Vec<String>, Vec<Difference>), TopicsError> {
+    let before = check(kafka, Some(replication)).await?;
+    let missing: Vec<String> = before.iter().filter(|found| found.setting.is_none()).map(|found| found.topic.clone()).collect();
+    let wanted: Vec<_> =
+        topics::all().filter(|(name, _)| missing.contains(name)).map(|(name, of)| (name, of, settings(of))).collect();
+    let new: Vec<NewTopic<'_>> = wanted
+        .iter()
+        .map(|(name, of, settings)| {
+            let topic = NewTopic::new(name, of.partitions, TopicReplication::Fixed(replication));
+            settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
+        })
+        .collect();
+    if !new.is_empty() {
+        let options = AdminOptions::new().operation_timeout(Some(ASK)).request_timeout(Some(ASK));
+        for made in admin(kafka)?.create_topics(&new, &options).await.map_err(TopicsError::Ask)? {
+            match made {
+                // Somebody else was faster.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => return Err(TopicsError::Make { topic, code }),
+            }
+        }
+    }
+    Ok((missing, before.into_iter().filter(|found| found.setting.is_some()).collect()))
+}
+
+/// How the cluster's topics differ from the table; from the replication too, if one is wanted.
+///
+/// # Errors
+/// [`TopicsError::Ask`].
+pub async fn check(kafka: &Kafka, replication: Option<i32>) -> Result<Vec<Difference>, TopicsError> {
+    let admin = admin(kafka)?;
+    let mut differences = Vec::new();
+    let mut present = Vec::new();
+    {
+        let metadata = admin.inner().fetch_metadata(None, ASK).map_err(TopicsError::Ask)?;
+        for (topic, of) in topics::all() {
+            let Some(found) = metadata.topics().iter().find(|found| found.name() == topic && !found.partitions().is_empty())
+            else {
+                differences.push(Difference { topic, setting: None, wanted: String::new(), found: String::new() });
+                continue;
+            };
+            let differs = |setting, wanted: i32, found: usize| {
+                (wanted as usize != found).then(|| Difference {
+                    topic: topic.clone(),
+                    setting: Some(setting),
+                    wanted: wanted.to_string(),
+                    found: found.to_string(),
+                })
+            };
+            differences.extend(differs("partitions", of.partitions, found.partitions().len()));
+            let replicas = found.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
+            differences.extend(replication.and_then(|wanted| differs("replication", wanted, replicas)));
+            present.push((topic, of));
+        }
+    }
+    let resources: Vec<ResourceSpecifier<'_>> = present.iter().map(|(name, _)| ResourceSpecifier::Topic(name)).collect();
+    if resources.is_empty() {
+        return Ok(differences);
+    }
+    let options = AdminOptions::new().request_timeout(Some(ASK));
+    let configs = admin.describe_configs(&resources, &options).await.map_err(TopicsError::Ask)?;
+    for ((topic, of), config) in present.into_iter().zip(configs) {
+        let config = config.map_err(|code| TopicsError::Ask(KafkaError::AdminOp(code)))?;
+        for (setting, wanted) in settings(of) {
+            let found = config.get(setting).and_then(|entry| entry.value.clone()).unwrap_or_default();
+            if found != wanted {
+                differences.push(Difference { topic: topic.clone(), setting: Some(setting), wanted, found });
+            }
+        }
+    }
+    Ok(differences)
+}

@@ -1,0 +1,237 @@
+//! The chain of what one log publishes to one partition: which message comes next, which one came before, and where one is missing.
+//!
+//! Every message names the sequence before it. Never here: a broker, or how missing messages are published again. What is found
+//! here is kept in `seen` and `parked`, in the transaction that handles the messages.
+
+use contract::record::{Link, Record, Source};
+
+use crate::{Claim, Conn, Error, insert_many, on, select_in};
+
+/// What a message is to a consumer that has seen its source up to some sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The one that follows: to be handled.
+    Next,
+    /// Not newer than what was seen: published again.
+    Repeat,
+    /// Its predecessor has not come.
+    Gap,
+    /// What no relay of this log publishes.
+    Forged(&'static str),
+}
+
+/// What has been seen of each source in one partition.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    sources: Vec<Seen>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    source: Source,
+    last: i64,
+    moved: bool,
+}
+
+impl Chain {
+    /// The last sequence of a source; 0 before its first.
+    pub fn last(&self, source: &Source) -> i64 {
+        self.sources.iter().find(|seen| seen.source == *source).map_or(0, |seen| seen.last)
+    }
+
+    /// Finds a message's place, and goes on to it if it is the next one.
+    pub fn place(&mut self, link: &Link) -> Place {
+        let found = self.sources.iter().position(|seen| seen.source == link.source);
+        if found.is_none() && self.sources.iter().any(|seen| seen.source.log != link.source.log) {
+            return Place::Forged("it comes from another log than the one this topic has carried so far");
+        }
+        let last = found.map_or(0, |index| self.sources[index].last);
+        if link.sequence <= last {
+            return Place::Repeat;
+        }
+        if link.previous > last {
+            return Place::Gap;
+        }
+        if link.previous < last {
+            return Place::Forged("it names a predecessor that another message has followed already");
+        }
+        match found {
+            Some(index) => {
+                let seen = &mut self.sources[index];
+                (seen.last, seen.moved) = (link.sequence, true);
+            }
+            None => self.sources.push(Seen { source: link.source.clone(), last: link.sequence, moved: true }),
+        }
+        Place::Next
+    }
+
+    /// Takes what is known from elsewhere, such as a row of `seen`.
+    pub fn know(&mut self, source: Source, last: i64) {
+        self.sources.push(Seen { source, last, moved: false });
+    }
+}
+
+/// The chains of several partitions of one consumer.
+#[derive(Default)]
+pub(crate) struct Chains {
+    of: Vec<(String, i64, Chain)>,
+}
+
+impl Chains {
+    /// Loads what has been seen in the partitions of these claims, whose progress is locked.
+    pub(crate) async fn load(conn: &mut Conn<'_>, claims: &[&Claim]) -> Result<Self, Error> {
+        let mut chains = Self::default();
+        let Some(first) = claims.first() else { return Ok(chains) };
+        let mut topics: Vec<String> = claims.iter().map(|claim| claim.topic.clone()).collect();
+        topics.sort();
+        topics.dedup();
+        type Row = (String, String, i64, String, i64);
+        let rows = select_in!(
+            conn,
+            Row,
+            "SELECT consumer, topic, partition, source, last_sequence FROM seen WHERE topic IN",
+            &topics,
+            ""
+        )?;
+        for (consumer, topic, partition, source, last) in rows {
+            if consumer == first.consumer && claims.iter().any(|claim| claim.topic == topic && claim.partition == partition) {
+                let source = source.parse().map_err(|_| Error::Corrupt(format!("seen: {source:?} is no source")))?;
+                chains.get(&topic, partition).know(source, last);
+            }
+        }
+        Ok(chains)
+    }
+
+    pub(crate) fn get(&mut self, topic: &str, partition: i64) -> &mut Chain {
+        let found = self.of.iter().position(|(of, number, _)| of == topic && *number == partition);
+        let index = found.unwrap_or_else(|| {
+            self.of.push((topic.to_owned(), partition, Chain::default()));
+            self.of.len() - 1
+        });
+        &mut self.of[index].2
+    }
+
+    pub(crate) async fn save(&self, conn: &mut Conn<'_>, consumer: &str) -> Result<(), Error> {
+        let mut moved: Vec<(&str, i64, String, i64)> = Vec::new();
+        for (topic, partition, chain) in &self.of {
+            let sources = chain.sources.iter().filter(|seen| seen.moved);
+            moved.extend(sources.map(|seen| (topic.as_str(), *partition, seen.source.to_string(), seen.last)));
+        }
+        insert_many!(
+            conn,
+            "INSERT INTO seen (consumer, topic, partition, source, last_sequence)",
+            &moved,
+            |r| [consumer, r.0, r.1, r.2.as_str(), r.3],
+            "ON CONFLICT (consumer, topic, partition, source) DO UPDATE SET last_sequence = excluded.last_sequence"
+        )?;
+        Ok(())
+    }
+}
+
+/// A message that waits for the one before it.
+pub(crate) struct Parked<'m> {
+    pub claim: &'m Claim,
+    pub offset: i64,
+    pub link: &'m Link,
+    pub record: Record,
+}
+
+/// Keeps messages until the gap before them closes; one that waits already stays as it is.
+pub(crate) async fn park(conn: &mut Conn<'_>, parked: &[Parked<'_>], now_us: i64) -> Result<(), Error> {
+    insert_many!(
+        conn,
+        "INSERT INTO parked (consumer, topic, partition, source, sequence, previous, message_offset, record, time_us)",
+        parked,
+        |r| [
+            r.claim.consumer.as_str(),
+            r.claim.topic.as_str(),
+            r.claim.partition,
+            r.link.source.to_string(),
+            r.link.sequence,
+            r.link.previous,
+            r.offset,
+            serde_json::to_string(&r.record).expect("a record has string keys only"),
+            now_us
+        ],
+        "ON CONFLICT (consumer, topic, partition, source, sequence) DO NOTHING"
+    )?;
+    Ok(())
+}
+
+/// Forgets a parked message that has found its place.
+pub(crate) async fn unpark(conn: &mut Conn<'_>, claim: &Claim, link: &Link) -> Result<(), Error> {
+    on!(conn, |c| sqlx::query::<DB>(
+        "DELETE FROM parked WHERE consumer = $1 AND topic = $2 AND partition = $3 AND source = $4 AND sequence = $5"
+    )
+    .bind(claim.consumer.as_str())
+    .bind(claim.topic.as_str())
+    .bind(claim.partition)
+    .bind(link.source.to_string())
+    .bind(link.sequence)
+    .execute(c)
+    .await
+    .map(drop))?;
+    Ok(())
+}
+
+/// Up to `limit` parked messages of a partition whose gap has closed, in their order: offset and record.
+pub(crate) async fn released(
+    conn: &mut Conn<'_>,
+    consumer: &str,
+    topic: &str,
+    partition: i64,
+    limit: i64,
+) -> Result<Vec<(i64, Record)>, Error> {
+    let rows: Vec<(i64, String)> = on!(conn, |c| {
+        sqlx::query_as::<DB, (i64, String)>(
+        "SELECT p.message_offset, p.record FROM parked p JOIN seen s \
+         ON s.consumer = p.consumer AND s.topic = p.topic AND s.partition = p.partition AND s.source = p.source \
+         WHERE p.consumer = $1 AND p.topic = $2 AND p.partition = $3 AND p.previous <= s.last_sequence ORDER BY p.sequence LIMIT $4"
+    )
+    .bind(consumer)
+    .bind(topic)
+    .bind(partition)
+    .bind(limit)
+    .fetch_all(c)
+    .await
+    })?;
+    let record = |text: String| serde_json::from_str(&text).map_err(|error| Error::Corrupt(format!("parked: {error}")));
+    rows.into_iter().map(|(offset, text)| Ok((offset, record(text)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(log: u128, epoch: i64) -> Source {
+        Source { service: "order".into(), log: uuid::Uuid::from_u128(log), epoch }
+    }
+
+    fn link(epoch: i64, previous: i64, sequence: i64) -> Link {
+        Link { source: source(1, epoch), sequence, previous }
+    }
+
+    #[test]
+    fn tells_the_next_from_a_repeat_a_gap_and_a_forgery() {
+        let mut chain = Chain::default();
+        assert_eq!(chain.place(&link(1, 3, 5)), Place::Gap, "the first of a source has no predecessor");
+        assert_eq!(chain.place(&link(1, 0, 3)), Place::Next);
+        assert_eq!(chain.place(&link(1, 3, 5)), Place::Next);
+        assert_eq!(chain.place(&link(1, 3, 5)), Place::Repeat);
+        assert_eq!(chain.place(&link(1, 0, 3)), Place::Repeat);
+        assert_eq!(chain.place(&link(1, 7, 9)), Place::Gap);
+        assert!(matches!(chain.place(&link(1, 3, 9)), Place::Forged(_)), "3 was followed by 5");
+        assert_eq!(chain.last(&source(1, 1)), 5, "only what is next moves it");
+    }
+
+    #[test]
+    fn each_epoch_of_a_log_has_a_chain_of_its_own_and_other_logs_are_strangers() {
+        let mut chain = Chain::default();
+        chain.know(source(1, 1), 150);
+        assert_eq!(chain.place(&link(2, 0, 101)), Place::Next);
+        assert_eq!(chain.place(&link(2, 150, 160)), Place::Gap);
+        assert_eq!(chain.place(&link(1, 140, 150)), Place::Repeat, "a late repeat of the old epoch");
+        let stranger = Link { source: source(2, 1), sequence: 1, previous: 0 };
+        assert!(matches!(chain.place(&stranger), Place::Forged(_)));
+    }
+}

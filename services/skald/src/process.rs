@@ -1,0 +1,168 @@
+//! The life of a process: signals, tasks, locks and databases, from its start to a stop that loses nothing.
+//!
+//! Never here: services. `assemble.rs` builds them; `up.rs` and `serve.rs` run a process with all of them, or with one.
+
+use std::{
+    fs::{File, TryLockError},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use axum::Router;
+use eventlog::{Env, Log, OpenError};
+use kit::{Metrics, Tasks, http::Check};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long requests and messages under way may take to end, once told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The system can't start, or can't go on. Each is one sentence for the person at the keyboard.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("can't create the data directory {path}; choose another place for the data")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("another process is using {path}; stop it, or choose another place for the data")]
+    Locked { path: PathBuf },
+    #[error("can't lock {path}")]
+    Lock {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Ahead(#[from] bus::Ahead),
+    #[error("can't read how far {consumer} has come")]
+    Progress {
+        consumer: &'static str,
+        #[source]
+        source: eventlog::Error,
+    },
+    #[error("can't listen on {address}; is another process serving there? Choose another with --listen")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Product(#[from] product::Error),
+    #[error(transparent)]
+    User(#[from] user::Error),
+    #[error("the task {0:?} panicked; its message is in the log above. Start again: nothing that was answered is lost")]
+    Panicked(&'static str),
+    #[error("can't wait for a signal")]
+    Signal(#[source] std::io::Error),
+    #[error("told to stop before it had started")]
+    Stopped,
+}
+
+/// A process that runs.
+pub(crate) struct Process {
+    pub env: Env,
+    pub tasks: Tasks,
+    pub metrics: Metrics,
+    /// Ctrl-C or SIGTERM came.
+    told_to_stop: CancellationToken,
+}
+
+impl Process {
+    /// Listens for signals first of all: whoever has seen it start may tell it to stop.
+    pub(crate) fn start() -> Result<Self, Error> {
+        let signals =
+            (signal(SignalKind::interrupt()).map_err(Error::Signal)?, signal(SignalKind::terminate()).map_err(Error::Signal)?);
+        let (env, tasks, metrics, told_to_stop) = (Env::system(), Tasks::new(), Metrics::new(), CancellationToken::new());
+        tasks.spawn("signals", hear(signals, told_to_stop.clone(), tasks.stopping()));
+        Ok(Self { env, tasks, metrics, told_to_stop })
+    }
+
+    /// Serves requests until the process stops.
+    pub(crate) fn serve(&self, listener: TcpListener, door: Router) {
+        let tasks = self.tasks.clone();
+        self.tasks.spawn("http", async move { kit::http::serve(listener, door, &tasks).await });
+    }
+
+    /// Fails from the moment on in which the process is told to stop, so that requests are sent elsewhere.
+    pub(crate) fn is_to_stay(&self) -> Check {
+        let told = self.told_to_stop.clone();
+        Check::new("process", move || {
+            let told = if told.is_cancelled() { Err("it was told to stop".to_owned()) } else { Ok(()) };
+            async move { told }
+        })
+    }
+
+    /// What `start` comes to, unless it is told to stop before.
+    pub(crate) async fn unless_stopped<T>(&self, start: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        self.told_to_stop.run_until_cancelled(start).await.unwrap_or(Err(Error::Stopped))
+    }
+
+    /// Waits for Ctrl-C, SIGTERM, or a task that panicked.
+    pub(crate) async fn until_told_to_stop(&self) -> Result<(), Error> {
+        tokio::select! {
+            () = self.told_to_stop.cancelled() => Ok(()),
+            () = self.tasks.stopping().cancelled_owned() => match self.tasks.panicked() {
+                Some(task) => Err(Error::Panicked(task)),
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Lets what is under way end, and closes the databases; tells whether all ended in time.
+    pub(crate) async fn stop(self, logs: &[Log]) -> bool {
+        let in_time = self.tasks.stop(DRAIN).await;
+        for log in logs {
+            log.close().await;
+        }
+        in_time
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn hear((mut interrupt, mut terminate): (Signal, Signal), told_to_stop: CancellationToken, stopping: CancellationToken) {
+    tokio::select! {
+        _ = interrupt.recv() => told_to_stop.cancel(),
+        _ = terminate.recv() => told_to_stop.cancel(),
+        () = stopping.cancelled() => {}
+    }
+}
+
+/// Takes a port, before anything is opened: a taken one must not cost a start.
+pub(crate) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// One process a directory of SQLite files: two would both believe that they are the one writer.
+pub(crate) fn lock_directory(data: &Path) -> Result<File, Error> {
+    lock(data, "lock", data, File::try_lock)
+}
+
+/// One process a SQLite file; other services may be in the same directory, but not a process that has all of it.
+pub(crate) fn lock_file(database: &Path) -> Result<[File; 2], Error> {
+    let directory = database.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = format!("{}.lock", database.file_name().unwrap_or_default().display());
+    Ok([lock(directory, "lock", directory, File::try_lock_shared)?, lock(directory, &name, database, File::try_lock)?])
+}
+
+fn lock(directory: &Path, name: &str, what: &Path, take: fn(&File) -> Result<(), TryLockError>) -> Result<File, Error> {
+    std::fs::create_dir_all(directory).map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
+    let path = directory.join(name);
+    let failed = |source| Error::Lock { path: path.clone(), source };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match take(&file) {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: what.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}

@@ -1,0 +1,254 @@
+//! The five services as processes of their own, on a real Kafka and a real PostgreSQL: one or more replicas of each.
+//!
+//! `SKALD_TEST_KAFKA` and `SKALD_TEST_POSTGRES` say where those are; `ci/e2e.sh` starts them and these tests. Topics have the
+//! names of the contract, so that tests take turns.
+
+use std::{
+    fs::File,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use eventlog::{Database, Env, testing::TestDatabase};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+
+use super::{ADMIN, client::Doors, eventually, skald};
+
+/// The services in the order in which an audit names them.
+pub(crate) const SERVICES: [&str; 5] = ["order", "product", "payment", "user", "notification"];
+/// How long a process may take to leave.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+const KAFKA_WAIT: Duration = Duration::from_secs(30);
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is set by ci/e2e.sh, which starts what it names"))
+}
+
+pub(crate) fn kafka() -> String {
+    variable("SKALD_TEST_KAFKA")
+}
+
+/// Whether tests are to run on processes of their own instead of on `skald up`.
+pub(crate) fn is_wanted() -> bool {
+    std::env::var_os("SKALD_TEST_KAFKA").is_some()
+}
+
+/// One process.
+pub(crate) struct Replica {
+    pub(crate) service: &'static str,
+    pub(crate) address: SocketAddr,
+    database: String,
+    grpc: SocketAddr,
+    child: Option<Child>,
+    log: PathBuf,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) replicas: Vec<Replica>,
+    databases: Vec<(&'static str, TestDatabase)>,
+    knobs: Vec<(String, String)>,
+}
+
+/// A port that nothing listens on now.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn url(database: &Database) -> String {
+    match database {
+        Database::Postgres(url) => url.clone(),
+        Database::Sqlite(path) => panic!("SKALD_TEST_POSTGRES is set by ci/e2e.sh; without it this is {}", path.display()),
+    }
+}
+
+impl Cluster {
+    /// Starts on new databases and new topics: so many replicas of each service. `knobs` are environment variables.
+    pub(crate) async fn start(home: &Path, knobs: &[(&str, &str)], replicas: &[(&'static str, usize)]) -> Self {
+        new_topics().await;
+        let mut databases = Vec::new();
+        for service in SERVICES {
+            databases.push((service, TestDatabase::fresh().await));
+        }
+        let knobs = knobs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut cluster = Self { replicas: Vec::new(), databases, knobs };
+        for service in SERVICES {
+            let count = replicas.iter().find(|(name, _)| *name == service).map_or(1, |(_, count)| *count);
+            for number in 0..count {
+                cluster.add(home, service, number);
+            }
+        }
+        for index in 0..cluster.replicas.len() {
+            cluster.spawn(index);
+        }
+        cluster.is_ready().await;
+        cluster
+    }
+
+    /// One more replica, which is not started yet; its place in the list.
+    pub(crate) fn add(&mut self, home: &Path, service: &'static str, number: usize) -> usize {
+        let (_, database) = self.databases.iter().find(|(name, _)| *name == service).unwrap();
+        let (address, grpc, database) = (free(), free(), url(&database.database));
+        let log = home.join(format!("{service}-{number}.log"));
+        self.replicas.push(Replica { service, address, database, grpc, child: None, log });
+        self.replicas.len() - 1
+    }
+
+    /// Lets all processes of a service reach their database at another address, such as a proxy's.
+    pub(crate) fn move_database(&mut self, service: &str, address: SocketAddr) {
+        for replica in self.replicas.iter_mut().filter(|replica| replica.service == service) {
+            let (login, rest) = replica.database.rsplit_once('@').unwrap();
+            let (_, name) = rest.split_once('/').unwrap();
+            replica.database = format!("{login}@{address}/{name}");
+        }
+    }
+
+    pub(crate) fn database_address(&self, service: &str) -> String {
+        let replica = self.replicas.iter().find(|replica| replica.service == service).unwrap();
+        let (_, rest) = replica.database.rsplit_once('@').unwrap();
+        rest.split_once('/').unwrap().0.to_owned()
+    }
+
+    pub(crate) fn spawn(&mut self, index: usize) {
+        let of = |service: &str, port: fn(&Replica) -> SocketAddr| {
+            let all = self.replicas.iter().filter(|replica| replica.service == service);
+            all.map(|replica| format!("http://{}", port(replica))).collect::<Vec<_>>()
+        };
+        let jwks = format!("{}/.well-known/jwks.json", of("user", |replica| replica.address)[0]);
+        let stock = of("product", |replica| replica.grpc).join(",");
+        let Replica { service, address, database, grpc, log, .. } = &self.replicas[index];
+        let mut command = skald();
+        command
+            .args(["serve", service, "--listen", &address.to_string(), "--kafka", &kafka()])
+            .env("SKALD_DATABASE", database)
+            .env("SKALD_STOP_DELAY_MS", "0")
+            .envs(self.knobs.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::options().create(true).append(true).open(log).unwrap());
+        if *service != "user" {
+            command.args(["--jwks", &jwks]);
+        }
+        match *service {
+            "order" => drop(command.args(["--stock-check", &stock])),
+            "product" => drop(command.env("SKALD_PRODUCT_GRPC_LISTEN", grpc.to_string())),
+            "user" => drop(command.envs([("SKALD_ADMIN_EMAIL", ADMIN.0), ("SKALD_ADMIN_PASSWORD", ADMIN.1)])),
+            _ => {}
+        }
+        self.replicas[index].child = Some(command.spawn().unwrap());
+    }
+
+    /// Waits until every process that runs takes requests.
+    pub(crate) async fn is_ready(&self) {
+        for replica in self.replicas.iter().filter(|replica| replica.child.is_some()) {
+            eventually(&format!("a replica of {} is ready", replica.service), async || {
+                let mut client = super::client::Client::new(replica.address, None);
+                match client.get("/readyz").await {
+                    // Whoever has not joined its group yet takes requests, but is `degraded`.
+                    Ok(reply) if reply.body.starts_with(b"{\"status\":\"ok\"") => Ok(()),
+                    Ok(reply) => Err(String::from_utf8_lossy(&reply.body).into_owned()),
+                    Err(error) => Err(error.to_string()),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Sends a signal to one process: KILL, TERM, STOP or CONT.
+    pub(crate) fn signal(&mut self, index: usize, signal: &str) {
+        let Some(child) = &mut self.replicas[index].child else { return };
+        let told = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        if ["KILL", "TERM"].contains(&signal) {
+            let ended = child.wait().unwrap();
+            assert!(signal == "KILL" || ended.success(), "{} ended with {ended}", self.replicas[index].service);
+            self.replicas[index].child = None;
+        }
+    }
+
+    pub(crate) fn doors(&self) -> Doors {
+        let all = self.replicas.iter().map(|replica| (replica.service.to_owned(), replica.address));
+        Doors::Each(std::sync::Arc::new(all.collect()))
+    }
+
+    /// The databases as flags of `skald audit`.
+    pub(crate) fn databases(&self) -> Vec<String> {
+        self.databases
+            .iter()
+            .flat_map(|(service, database)| ["--database".to_owned(), format!("{service}={}", url(&database.database))])
+            .collect()
+    }
+
+    pub(crate) fn database(&self, service: &str) -> String {
+        url(&self.databases.iter().find(|(name, _)| *name == service).unwrap().1.database)
+    }
+
+    /// Asks the settled audit until it holds; whatever runs behind an order's end has its time.
+    pub(crate) async fn settles(&self) {
+        eventually("the settled audit holds", async || {
+            let output = self.audit(&["--settled"]);
+            if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stdout).into_owned()) }
+        })
+        .await;
+    }
+
+    pub(crate) fn audit(&self, flags: &[&str]) -> Output {
+        skald().arg("audit").args(self.databases()).args(flags).stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Told first, all at once: a member that is killed holds up the next test's consumer groups for a while.
+        for replica in &self.replicas {
+            if let Some(child) = &replica.child {
+                let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+            }
+        }
+        let env = Env::system();
+        let began = env.now();
+        for replica in &mut self.replicas {
+            if let Some(child) = &mut replica.child {
+                while matches!(child.try_wait(), Ok(None)) && env.now().since(began) < LEAVE_WITHIN {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            if std::thread::panicking() {
+                let log = std::fs::read_to_string(&replica.log).unwrap_or_default();
+                let last: Vec<&str> = log.lines().rev().take(25).collect();
+                let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
+                eprintln!("the end of the log of {}:\n{last}\n", replica.log.display());
+            }
+        }
+    }
+}
+
+/// Deletes all topics and makes them anew.
+async fn new_topics() {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", kafka()).create().unwrap();
+    let found = || {
+        let metadata = admin.inner().fetch_metadata(None, KAFKA_WAIT).unwrap();
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        names.filter(|name| !name.starts_with("__")).collect::<Vec<_>>()
+    };
+    let names = found();
+    let _ = admin.delete_topics(&names.iter().map(String::as_str).collect::<Vec<_>>(), &AdminOptions::new()).await;
+    eventually("the topics are gone", async || if found().is_empty() { Ok(()) } else { Err(format!("{:?}", found())) }).await;
+    eventually("the topics are made", async || {
+        let made = skald().args(["topics", "apply", "--replication", "1", "--kafka", &kafka()]).output().unwrap();
+        if made.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&made.stderr).into_owned()) }
+    })
+    .await;
+    eventually("the topics are known", async || {
+        let checked = skald().args(["topics", "check", "--replication", "1", "--kafka", &kafka()]).output().unwrap();
+        if checked.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&checked.stdout).into_owned()) }
+    })
+    .await;
+}
