@@ -11,6 +11,7 @@ pub mod notification;
 pub mod order;
 pub mod payload;
 pub mod payment;
+pub mod planted;
 pub mod product;
 pub mod record;
 pub mod saga;
@@ -23,6 +24,7 @@ pub use envelope::{Message, Meta, Trace};
 pub use ids::{CustomerId, MessageId, NotificationId, OrderId, ProductId};
 pub use money::{Currency, Money};
 pub use payload::{DecodeError, Encoded};
+pub use planted::Fault;
 pub use record::{Link, Malformed, Record, Source};
 pub use time::Timestamp;
 

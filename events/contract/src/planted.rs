@@ -1,0 +1,68 @@
+//! Faults planted on purpose, to see that the proofs find them: what a person could get wrong, each by its name.
+//!
+//! They exist only in a build with the feature `planted`, and there only the one that `SKALD_PLANTED` names when the process starts;
+//! everywhere else [`Fault::is_planted`] is `false` at compile time. Which proof finds which is in docs/planted-faults.md.
+
+/// Declares the faults: variant, name, what is wrong then.
+macro_rules! faults {
+    ($($variant:ident = $name:literal: $what:literal,)*) => {
+        /// One way to get it wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Fault { $(#[doc = $what] $variant,)* }
+
+        impl Fault {
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// What `SKALD_PLANTED` calls it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// What is wrong then, in one sentence.
+            pub const fn what(self) -> &'static str {
+                match self { $(Self::$variant => $what),* }
+            }
+        }
+    };
+}
+
+faults! {
+    UnknownIsRefused = "unknown-is-refused": "a payment without an answer is taken for a declined one: nothing voids it",
+    CancelPastThePivot = "cancel-past-the-pivot": "a customer's cancel is accepted while the payment is being captured",
+    CompensationGivenUp = "compensation-given-up": "a compensation that gets no answer in time is taken for done",
+    StuckAtOnce = "stuck-at-once": "an instance that is flagged as stuck takes no reply any more",
+    ProgressBeforeEffects = "progress-before-effects": "the progress of a consumer is committed before the effects of its messages",
+    RepeatsAreHandled = "repeats-are-handled": "a message that came before is handled again",
+    GapsAreSkipped = "gaps-are-skipped": "a message behind a gap is handled as if nothing were missing",
+    CheckpointBeforeReport = "checkpoint-before-report": "the relay saves its checkpoint before the broker has reported",
+    ZombieUnfenced = "zombie-unfenced": "a relay that lost its lease still saves its checkpoint",
+    DeadlineLost = "deadline-lost": "deadlines that were armed before a restart never pass",
+    StaleDeadline = "stale-deadline": "a deadline that passed is not held against the version that armed it",
+    ReplyForgotten = "reply-forgotten": "a repeated command gets no reply",
+    StockTombstoneForgotten = "stock-tombstone-forgotten": "a release of what was never reserved leaves nothing behind: a late reservation takes the stock",
+    PaymentTombstoneForgotten = "payment-tombstone-forgotten": "a void of what was never authorized leaves nothing behind: a late authorization takes the money",
+    ReleaseTwice = "release-twice": "a repeated release gives the stock back again",
+    PartOfTheLines = "part-of-the-lines": "a reservation that lacks one line keeps the others",
+    StockFromMemory = "stock-from-memory": "stock levels are remembered over transactions, and not read again under the lock",
+    KeyWithAttempt = "key-with-attempt": "the payment provider's idempotency key holds the number of the try",
+    TimeoutIsDeclined = "timeout-is-declined": "a call to the provider that timed out is taken for declined",
+    IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",
+}
+
+#[cfg(feature = "planted")]
+static CHOSEN: std::sync::LazyLock<Option<Fault>> = std::sync::LazyLock::new(|| {
+    let name = std::env::var("SKALD_PLANTED").ok().filter(|name| !name.is_empty())?;
+    let fault = Fault::ALL.iter().copied().find(|fault| fault.name() == name);
+    Some(fault.unwrap_or_else(|| panic!("SKALD_PLANTED={name} is no fault; see contract::planted")))
+});
+
+impl Fault {
+    /// Whether this process was started with the fault.
+    #[inline]
+    pub fn is_planted(self) -> bool {
+        #[cfg(feature = "planted")]
+        return *CHOSEN == Some(self);
+        #[cfg(not(feature = "planted"))]
+        false
+    }
+}
