@@ -27,8 +27,12 @@ fmt:
 demo *arguments:
     ci/demo.sh {{ arguments }}
 
-# kill -9 of the real binary while orders stream in.
-crash rounds="20":
+# Everything that can be killed is killed, again and again, while orders stream in: the processes, Kafka, PostgreSQL.
+crash minutes="30":
+    ci/e2e.sh --minutes {{ minutes }}
+
+# kill -9 of `skald up`, the one process on SQLite, while orders stream in.
+crash-embedded rounds="20":
     ci/crash.sh {{ rounds }}
 
 # The suites on a real PostgreSQL, which is installed, started and stopped; `just postgres up` leaves one running.
@@ -41,10 +45,6 @@ kafka what="test":
 
 # The five services as processes on a real Kafka and PostgreSQL: the scenarios, then everything that can go wrong.
 e2e kills="20":
-    ci/e2e.sh {{ kills }}
-
-# The same for long.
-chaos kills="200":
     ci/e2e.sh {{ kills }}
 
 # TLS to Kafka and PostgreSQL.

@@ -6,6 +6,12 @@
 # shellcheck source=ci/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+minutes=
+if [ "${1:-}" = --minutes ]; then
+  minutes=${2:-}
+  case $minutes in '' | *[!0-9]* | 0) fail "minutes are a number from 1 on, not '$minutes'" ;; esac
+  shift 2
+fi
 export SKALD_CHAOS_ROUNDS=${1:-${SKALD_CHAOS_ROUNDS:-20}}
 case $SKALD_CHAOS_ROUNDS in '' | *[!0-9]* | 0) fail "kills are a number from 1 on, not '$SKALD_CHAOS_ROUNDS'" ;; esac
 
@@ -25,5 +31,12 @@ source "$STATE/e2e/kafka.env"
 # shellcheck source=/dev/null
 source "$STATE/e2e/postgres.env"
 
+if [ -n "$minutes" ]; then
+  until=$((SECONDS + minutes * 60))
+  while [ $SECONDS -lt $until ]; do
+    cargo test --locked -p skald --test chaos every_order_that_was_taken -- --ignored --nocapture --test-threads=1
+  done
+  exit 0
+fi
 cargo test --locked -p skald --test it orders:: -- --test-threads=1
 cargo test --locked -p skald --test chaos -- --ignored --nocapture --test-threads=1

@@ -73,6 +73,17 @@ pub fn all() -> impl Iterator<Item = (String, Settings)> {
     messages.chain(read.map(|topic| (dead_letters(topic.name), DEAD_LETTERS)))
 }
 
+/// What the envelope and Kafka's own framing take beside a record's value: fifteen headers, one of which may be long.
+const ENVELOPE_BYTES: u32 = 16 * 1024;
+
+/// The largest value of a record of `topic`, in bytes; `None` for what is no topic of the table.
+pub fn value_bytes_max(topic: &str) -> Option<usize> {
+    let (name, dead) = topic.strip_suffix(".dlq").map_or((topic, false), |name| (name, true));
+    let found = TOPICS.iter().find(|topic| topic.name == name)?;
+    let settings = if dead { DEAD_LETTERS } else { found.settings };
+    Some((settings.max_message_bytes - ENVELOPE_BYTES) as usize)
+}
+
 /// The partition of `key` among `partitions` (at least one): what Kafka's own producers choose, `murmur2(key)` without its sign.
 pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
     (murmur2(key) & i32::MAX) % partitions

@@ -60,7 +60,9 @@ impl Database {
     }
 
     pub(crate) fn postgres(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
-        Ok(url.parse::<PgConnectOptions>()?.statement_cache_capacity(STATEMENTS_CACHED))
+        // Every statement goes by keys. A plan made while a table was empty is kept, and must not read all of the table later.
+        let plans = [("enable_seqscan", "off"), ("jit", "off")];
+        Ok(url.parse::<PgConnectOptions>()?.statement_cache_capacity(STATEMENTS_CACHED).options(plans))
     }
 
     /// The connection that writes.

@@ -17,6 +17,9 @@ pub enum Error {
     /// A stored row does not have the form that this build writes.
     #[error("unreadable stored data: {0}")]
     Corrupt(String),
+    /// A row is larger than its topic takes, in bytes. It would stop the relay for ever, so it is never appended.
+    #[error("a {kind} of {bytes} bytes is too large for {topic}, which takes {bytes_max}")]
+    TooLarge { kind: &'static str, topic: String, bytes: usize, bytes_max: usize },
     /// The commit's answer was lost and could not be settled in time. Ask again under the same idempotency key.
     #[error("the outcome of the commit is unknown")]
     OutcomeUnknown,
@@ -41,7 +44,7 @@ impl Error {
             | Self::Overloaded
             | Self::Backlogged
             | Self::Closed => true,
-            Self::Refused(_) | Self::Corrupt(_) => false,
+            Self::Refused(_) | Self::Corrupt(_) | Self::TooLarge { .. } => false,
         }
     }
 }

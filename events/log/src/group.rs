@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{DeadLetter, Message, Timestamp, dead_letter::Cause, record::Link};
+use contract::{DeadLetter, Message, Timestamp, dead_letter::Cause, record::Link, topics};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -86,7 +86,9 @@ impl<H: Handler> Task<H> {
     async fn commit(&mut self, batch: Vec<Entry<H>>) {
         match self.settled(&batch).await {
             Ok(outcomes) => self.reply(batch, outcomes),
-            Err(error @ (Error::Conflict(_) | Error::Refused(_) | Error::Corrupt(_))) if batch.len() > 1 => {
+            Err(error @ (Error::Conflict(_) | Error::Refused(_) | Error::Corrupt(_) | Error::TooLarge { .. }))
+                if batch.len() > 1 =>
+            {
                 tracing::debug!(service = self.log.service(), %error, entries = batch.len(), "batch rolled back; trying each by itself");
                 for entry in batch {
                     self.commit_alone(entry).await;
@@ -517,6 +519,15 @@ pub(crate) async fn append(unit: &mut Unit<'_>) -> Result<Vec<Arc<Message>>, Err
     let rows = std::mem::take(&mut unit.rows);
     if rows.is_empty() {
         return Ok(Vec::new());
+    }
+    for row in &rows {
+        let Some((topic, bytes_max)) = row.topic.as_ref().and_then(|topic| Some((topic, topics::value_bytes_max(topic)?))) else {
+            continue;
+        };
+        let (kind, bytes) = (row.payload.kind, row.payload.data.len());
+        if bytes > bytes_max {
+            return Err(Error::TooLarge { kind, topic: topic.clone(), bytes, bytes_max });
+        }
     }
     let count = i64::try_from(rows.len()).expect("a batch is far smaller than 2^63");
     let head: i64 = on!(unit.conn(), |c| {

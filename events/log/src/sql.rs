@@ -30,8 +30,8 @@ macro_rules! on {
 
 /// Inserts many rows with few statements: `insert_many!(conn, "INSERT INTO t (a, b)", rows, |r| [r.a, r.b], "ON CONFLICT …")`.
 ///
-/// Rows go in runs of 64, 32 … 1, so that there are seven SQL texts a table and all stay prepared. The head is a literal or
-/// made of some by `concat!`.
+/// PostgreSQL takes all of them in one statement, an array a column; SQLite in runs of 64, 32 … 1, so that there are seven SQL
+/// texts a table and all stay prepared. The head is a literal or made of some by `concat!`.
 #[macro_export]
 macro_rules! insert_many {
     ($conn:expr, $head:expr, $rows:expr, |$row:ident| [$($value:expr),* $(,)?], $tail:literal) => {{
@@ -40,14 +40,25 @@ macro_rules! insert_many {
         let mut rest: &[_] = $rows;
         let mut result: Result<(), $crate::__sqlx::Error> = Ok(());
         while !rest.is_empty() && result.is_ok() {
-            let (run, after) = rest.split_at($crate::run_length(rest.len()));
-            rest = after;
-            result = $crate::on!(conn, |c| {
-                let mut query = $crate::__sqlx::QueryBuilder::<DB>::new(head);
-                query.push(" ").push_values(run, |mut separated, $row| { $(separated.push_bind($value);)* });
-                query.push(concat!(" ", $tail));
-                query.build().execute(c).await.map(drop)
-            });
+            result = match conn {
+                $crate::Conn::Postgres(c) => {
+                    let mut query = $crate::__sqlx::QueryBuilder::<$crate::__sqlx::Postgres>::new(head);
+                    let mut columns = query.push(" SELECT * FROM UNNEST(").separated(", ");
+                    // A column may be the same in every row.
+                    $(columns.push_bind(rest.iter().map(|$row| { let _ = $row; $value }).collect::<Vec<_>>());)*
+                    query.push(concat!(") ", $tail));
+                    rest = &[];
+                    query.build().execute(&mut **c).await.map(drop)
+                }
+                $crate::Conn::Sqlite(c) => {
+                    let (run, after) = rest.split_at($crate::run_length(rest.len()));
+                    rest = after;
+                    let mut query = $crate::__sqlx::QueryBuilder::<$crate::__sqlx::Sqlite>::new(head);
+                    query.push(" ").push_values(run, |mut separated, $row| { $(separated.push_bind($value);)* });
+                    query.push(concat!(" ", $tail));
+                    query.build().execute(&mut **c).await.map(drop)
+                }
+            };
         }
         result
     }};

@@ -121,7 +121,10 @@ pub(crate) async fn log(command: LogCommand) -> ExitCode {
     let now = Env::system().now();
     match with_desk(&database, async |mut desk| desk.new_epoch(from, now).await.map(|moved| (desk.service, moved))).await {
         Ok((service, Moved { position, head, epoch, .. })) => {
-            say!("{service}: epoch {epoch} begins at {from}; publishing goes on from {} to {head}", position + 1);
+            match head - position {
+                0 => say!("{service}: epoch {epoch} begins at {from}, with the next message"),
+                _ => say!("{service}: epoch {epoch} begins at {from}; publishing goes on from {} to {head}", position + 1),
+            }
             say!("What the other services did about the lost messages stays done: run skald audit");
             ExitCode::SUCCESS
         }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use contract::{Meta, Trace};
+use contract::{Meta, Trace, topics};
 use futures_util::future::join_all;
 use skald_log::{Answer, Error, Job, WriterLimits, testing::TestDatabase};
 use tokio::sync::Semaphore;
@@ -53,6 +53,22 @@ async fn a_taken_version_loses_and_its_neighbours_commit() {
     }
     assert_without_gaps(&log.rows().await);
     assert_eq!(log.rows().await.len(), 4);
+    log.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_its_topic_would_refuse_is_not_appended_and_its_neighbours_are() {
+    let database = TestDatabase::fresh().await;
+    let log = start(&database).await;
+    let bytes_max = topics::value_bytes_max(topics::ORDER_EVENTS).unwrap();
+    let publish = |stream: &str, bytes| Work::Publish { stream: stream.to_owned(), bytes };
+    let jobs = [publish("a", bytes_max), publish("b", bytes_max + 1), publish("c", 10)];
+    let done = join_all(jobs.map(|work| log.submit(work))).await;
+    assert!(done[0].is_ok() && done[2].is_ok(), "{done:?}");
+    let Err(error) = &done[1] else { panic!("{done:?}") };
+    assert!(matches!(error, Error::TooLarge { .. }) && !error.is_transient(), "{error:?}");
+    assert_without_gaps(&log.rows().await);
+    assert_eq!(log.rows().await.len(), 2);
     log.stop().await;
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Work {
     Append { stream: String, version: i64 },
     /// Appends and counts in one row a stream, as an aggregate does.
     Count { stream: String },
+    /// Appends a payload of so many bytes, to be published.
+    Publish { stream: String, bytes: usize },
     /// Does what the database refuses for good.
     Break,
     /// Is refused as a message.
@@ -57,6 +59,12 @@ impl Handler for Told {
                     .fetch_one(c)
                     .await)?;
                     append(unit, &job.meta, stream, n)
+                }
+                Work::Publish { stream, bytes } => {
+                    let payload = Encoded { kind: "test.Large", schema: 1, data: format!("\"{}\"", "x".repeat(*bytes - 2)) };
+                    let to = Some((contract::topics::ORDER_EVENTS, stream.clone()));
+                    unit.append(&job.meta, New { stream: stream.clone(), version: 1, to, payload });
+                    1
                 }
                 Work::Break => {
                     on!(unit.conn(), |c| sqlx::query::<DB>("INSERT INTO counts (stream, n) VALUES ('broken', 1000000)")
