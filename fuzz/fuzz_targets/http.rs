@@ -40,8 +40,9 @@ fn problem(answered: &Answered, path: &str) {
     }
 }
 
-/// JSON where it says so; a list goes on where it says so.
+/// JSON where it says so, without a NUL, which PostgreSQL could not have kept; a list goes on where it says so.
 fn answer(answered: &Answered) {
+    assert!(!text(answered).contains("\\u0000"), "{}", text(answered));
     if answered.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json") {
         let body: Value = serde_json::from_slice(&answered.body).unwrap();
         if let Some(next) = body["next"].as_str() {
