@@ -37,16 +37,15 @@ seeds() {
 
 # run TARGET SECONDS
 run() {
-  local target=$1 code=0 corpus=$state/corpus/$1 crashes=$state/crashes/$1/ log=$state/$1.log from
+  local target=$1 code=0 corpus=$state/corpus/$1 crashes=$state/crashes/$1/ log=$state/$1.log from directory found
   mkdir -p "$corpus" "$crashes"
   from=("$corpus")
-  for seeds in "fuzz/seeds/$target" "$state/seeds/$target"; do [ ! -d "$seeds" ] || from+=("$seeds"); done
+  for directory in "fuzz/seeds/$target" "$state/seeds/$target"; do [ ! -d "$directory" ] || from+=("$directory"); done
   # The time of one input is generous: a machine that does something else for a minute is no find.
   "$(binary "$target")" -max_total_time="$2" -timeout=120 -rss_limit_mb=2048 -max_len=4096 -dict=fuzz/words.dict \
     -artifact_prefix="$crashes" -print_final_stats=1 "${from[@]}" >"$log" 2>&1 || code=$?
   if [ "$code" != 0 ]; then
     grep -av '^#[0-9]' "$log" | tail -60 >&2
-    local found
     found=$(sed -n 's/.*Test unit written to //p' "$log" | tail -1)
     echo "input:  ${found:-none was written; see $log}" >&2
     fail "$target failed; to run this input alone: ci/fuzz.sh replay $target ${found:-FILE}"
@@ -58,6 +57,7 @@ run() {
 if [ "${1:-}" = replay ]; then
   [ $# = 3 ] || fail "ci/fuzz.sh replay TARGET FILE"
   [ -f "$3" ] || fail "there is no $3"
+  [[ " ${targets[*]} " = *" $2 "* ]] || fail "the targets are ${targets[*]}, not '$2'"
   build
   exec "$(binary "$2")" "$3"
 fi
