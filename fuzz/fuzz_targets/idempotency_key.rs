@@ -43,13 +43,13 @@ fn meant(values: &[HeaderValue]) -> Option<String> {
 }
 
 impl Keys {
-    fn begin(&self, values: &[HeaderValue], scope: &str, body: &[u8]) -> Result<InFlight, u16> {
+    fn begin(&self, values: &[HeaderValue], scope: &str, route: &'static str, body: &[u8]) -> Result<InFlight, u16> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append("idempotency-key", value.clone());
         }
         let log: &Log = &self.opened.log;
-        match self.desk.run(self.idempotency.begin(&headers, true, scope, "POST /", body, log)) {
+        match self.desk.run(self.idempotency.begin(&headers, true, scope, route, body, log)) {
             Ok(Begun::Fresh(in_flight)) => Ok(in_flight.expect("a key is required")),
             Ok(Begun::Repeated(_)) => panic!("nothing was ever done here"),
             Err(problem) => Err(problem.status.as_u16()),
@@ -57,7 +57,7 @@ impl Keys {
     }
 
     fn check(&self, values: Vec<HeaderValue>) {
-        let first = match (self.begin(&values, "somebody", b"body"), meant(&values)) {
+        let first = match (self.begin(&values, "somebody", "POST /", b"body"), meant(&values)) {
             (Ok(first), Some(_)) => first,
             (Err(400), None) => return,
             (begun, meant) => panic!("{values:?} is {:?}, and was taken for {meant:?}", begun.err()),
@@ -65,15 +65,14 @@ impl Keys {
         // The same key: whatever the quotes and the body, while the first is under way.
         let key = meant(&values).unwrap_or_default();
         let own = |key: &str| HeaderValue::try_from(format!(" \"{key}\" ")).expect("visible ASCII");
-        assert_eq!(self.begin(&[own(&key)], "somebody", b"another").err(), Some(409));
-        // Another one: of somebody else, and of one whose name and key run into each other.
-        let (start, rest) = key.split_at(1);
-        let mut others = vec![(key.as_str(), "nobody".to_owned())];
-        if !rest.is_empty() {
-            others.push((rest, format!("somebody{start}")));
+        assert_eq!(self.begin(&[own(&key)], "somebody", "POST /", b"another").err(), Some(409));
+        // Another one: of somebody else, and of a route that runs into its key.
+        let mut others = vec![(key.as_str(), "nobody", "POST /")];
+        if let Some(rest) = key.strip_prefix('a').filter(|rest| !rest.is_empty()) {
+            others.push((rest, "somebody", "POST /a"));
         }
-        for (other, scope) in others {
-            let other = self.begin(&[own(other)], &scope, b"body").unwrap_or_else(|status| panic!("{status} for {scope}"));
+        for (other, scope, route) in others {
+            let other = self.begin(&[own(other)], scope, route, b"body").unwrap_or_else(|status| panic!("{status} for {route}"));
             assert_ne!(other.key.key, first.key.key);
         }
     }
