@@ -47,6 +47,10 @@ kafka what="test":
 e2e kills="20":
     ci/e2e.sh {{ kills }}
 
+# Whatever reads bytes from outside, fuzzed for so many seconds; docs/fuzzing.md.
+fuzz seconds="3600":
+    ci/fuzz.sh {{ seconds }}
+
 # TLS to Kafka and PostgreSQL.
 tls:
     ci/tls.sh

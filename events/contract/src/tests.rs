@@ -12,9 +12,11 @@ use serde_json::Value;
 
 use crate::{DeadLetter, DecodeError, notification, order, payment, product, record, saga, topics, user};
 
+mod any;
 mod asyncapi;
 mod compatible;
 mod golden;
+mod payloads;
 mod records;
 mod schemas;
 

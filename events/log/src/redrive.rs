@@ -246,7 +246,8 @@ async fn still(conn: &mut Conn<'_>, listed: &Listed, poison: &Poison) -> Result<
     Ok(())
 }
 
-/// The log says who did what about it, and what came of it.
+/// The log says who did what about it, and what came of it: a row `skald.DeadLetterWorkedOn` on the dead letter's stream. It has
+/// no topic and stays in this log, where people and the audit read it: nothing decodes it, and the contract does not know it.
 fn note(unit: &mut Unit<'_>, listed: &Listed, actor: &str, outcome: &str) {
     append_note(unit, listed.stream.clone(), 2 + listed.replays, actor, outcome);
 }

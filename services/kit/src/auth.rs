@@ -16,7 +16,7 @@ use contract::CustomerId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use remote::JwksUrl;
+pub use remote::{JwksUrl, read_jwks};
 pub use token::{PublicKey, Signer, Verifier, jwks};
 
 use crate::http::Problem;

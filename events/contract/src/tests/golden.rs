@@ -67,6 +67,11 @@ impl Golden {
         Some((record, crate::Link { source, sequence: message.position, previous: link.previous }))
     }
 
+    /// The payload, as it stands in the file.
+    pub(super) fn data(&self) -> String {
+        self.message.data.get().to_owned()
+    }
+
     /// As it was when it was appended, but for what is not on the wire.
     fn message(&self) -> Message {
         let Form { position, id, stream, topic, key, kind, schema, time, correlation, cause, traceparent, tracestate, data } =

@@ -9,8 +9,8 @@ use crate::{
 };
 
 const TOPIC: &str = "order.events.v1";
-/// The last instant of the year 9999, in microseconds.
-const YEAR_9999: i64 = 253_402_300_799_999_999;
+/// The first instant of year 1 and the last whole second that can be written, late in the year 9999; in microseconds.
+const TIMES: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_207_200_000_000;
 
 fn source() -> Source {
     Source { service: "order".into(), log: Uuid::from_u128(7), epoch: 1 }
@@ -243,7 +243,7 @@ prop_compose! {
         (id, stream, key, kind) in (id(), text(), text(), text()),
         schema in 1..=i64::MAX,
         data in any::<String>(),
-        time in -62_135_596_800_000_000..=YEAR_9999,
+        time in prop_oneof![Just(*TIMES.start()), Just(-1), Just(*TIMES.end()), TIMES],
         (cause, correlation, trace) in (option::of(id()), option::of(id()), trace()),
     )(
         position in previous + 1..=i64::MAX,

@@ -167,7 +167,7 @@ async fn fetch(JwksUrl(uri): &JwksUrl) -> Result<Vec<PublicKey>, String> {
         // It ends with the last byte, which may not have been read yet.
         _ = connection => answer.await,
     }?;
-    read(&body)
+    read_jwks(&body)
 }
 
 fn told(error: impl std::error::Error) -> String {
@@ -194,8 +194,11 @@ struct Jwk {
     alg: Option<String>,
 }
 
-/// The Ed25519 keys of a set, for signatures; others are none of ours.
-fn read(body: &[u8]) -> Result<Vec<PublicKey>, String> {
+/// The Ed25519 keys of a JWK set, for signatures; others are none of ours.
+///
+/// # Errors
+/// Why there is none, in words for the log.
+pub fn read_jwks(body: &[u8]) -> Result<Vec<PublicKey>, String> {
     let set: KeySet = serde_json::from_slice(body).map_err(|error| format!("not a JWK set: {error}"))?;
     let keys: Vec<PublicKey> = set.keys.into_iter().filter_map(|key| public(serde_json::from_value(key).ok()?)).collect();
     if keys.is_empty() { Err("a JWK set without an Ed25519 key".to_owned()) } else { Ok(keys) }
@@ -228,11 +231,11 @@ mod tests {
             others.push(key);
         }
         others.push(ours);
-        let keys = read(json!({ "keys": others }).to_string().as_bytes()).unwrap();
+        let keys = read_jwks(json!({ "keys": others }).to_string().as_bytes()).unwrap();
         assert_eq!(keys.iter().map(|key| key.kid.as_str()).collect::<Vec<_>>(), ["ours"]);
         others.pop();
         for bad in [json!({ "keys": others }), json!({}), json!([]), json!({"keys": {}})] {
-            assert!(read(bad.to_string().as_bytes()).is_err(), "{bad}");
+            assert!(read_jwks(bad.to_string().as_bytes()).is_err(), "{bad}");
         }
     }
 

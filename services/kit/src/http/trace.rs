@@ -43,7 +43,8 @@ fn hex(text: &str, digits: usize) -> bool {
 
 fn state(headers: &HeaderMap) -> Option<String> {
     let parts: Vec<&str> = headers.get_all("tracestate").iter().filter_map(|value| value.to_str().ok()).collect();
-    let state = parts.join(",");
+    // White space around a member may be a tab, which is none of a Kafka header's characters here: the state would end at the relay.
+    let state = parts.join(",").replace('\t', " ");
     (!state.is_empty() && state.len() <= TRACESTATE_BYTES_MAX).then_some(state)
 }
 
@@ -64,6 +65,13 @@ mod tests {
     fn a_good_context_is_taken() {
         let trace = of(&headers(GOOD), &Env::system());
         assert_eq!(trace, Trace { parent: Some(GOOD.into()), state: Some("vendor=1".into()) });
+    }
+
+    #[test]
+    fn white_space_in_a_state_is_blanks() {
+        let mut headers = headers(GOOD);
+        headers.append("tracestate", "a=1\t,\tb=2".parse().unwrap());
+        assert_eq!(of(&headers, &Env::system()).state.as_deref(), Some("vendor=1,a=1 , b=2"));
     }
 
     #[test]
