@@ -79,6 +79,12 @@ pub(crate) enum Action {
     Rewind,
 }
 
+impl Batch {
+    fn length(&self) -> usize {
+        self.records.iter().filter(|record| **record != 0).count()
+    }
+}
+
 impl Line {
     const NEW: Self = Self {
         head: 0,
@@ -132,7 +138,7 @@ impl Line {
         if !batch.is_fresh {
             return Some(());
         }
-        for _ in batch.records.iter().filter(|record| **record != 0) {
+        for _ in 0..batch.length() {
             self.take(0);
         }
         for other in self.members.iter_mut().flatten() {
@@ -246,8 +252,8 @@ impl Model for Bus {
                 }
                 line.take(index);
                 line.has_lost = true;
-                // What was read before stays read; its offsets are others' now.
-                for batch in line.members.iter_mut().flatten() {
+                // A member that had read it goes on from where the others are: the model keeps no offsets.
+                for batch in line.members.iter_mut().flatten().filter(|batch| index < batch.length()) {
                     batch.is_fresh = false;
                 }
             }
@@ -282,7 +288,9 @@ impl Proven for Bus {
         };
         match action {
             Action::Append => format!("row {} is committed", after.head),
-            Action::Lead(relay) => format!("relay {relay} takes the lead and begins after the checkpoint, row {}", before.checkpoint),
+            Action::Lead(relay) => {
+                format!("relay {relay} takes the lead and begins after the checkpoint, row {}", before.checkpoint)
+            }
             Action::Arrive(relay) => format!("a row of {} comes to the broker, which holds {:?} now", who(relay), waiting(after)),
             Action::Report(relay) => format!("the broker reports a row to relay {relay}"),
             Action::Save(relay) => format!("{} saves the checkpoint: row {}", who(relay), after.checkpoint),

@@ -46,8 +46,7 @@ pub(crate) enum Applied {
 }
 
 impl Instance {
-    pub(crate) const STARTED: Self =
-        Self { state: OrderSaga::START, attempt: 1, stuck: false, armed: true, timer: Timer::Quiet };
+    pub(crate) const STARTED: Self = Self { state: OrderSaga::START, attempt: 1, stuck: false, armed: true, timer: Timer::Quiet };
 
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.state, State::Confirmed | State::Cancelled)

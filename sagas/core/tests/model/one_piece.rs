@@ -110,7 +110,6 @@ impl<const ORDERS: usize> Shelf<ORDERS> {
         }
     }
 
-
     fn check(&self, pieces: i8) -> Option<Invariant> {
         let held: i8 = self.orders.iter().map(|order| order.reservation.pieces()).sum();
         let ended_right = |order: &Order| match order.saga.state {
@@ -152,7 +151,9 @@ impl<const ORDERS: usize> Model for OnePiece<ORDERS> {
     fn next_state(&self, before: &Self::State, action: Action) -> Option<Self::State> {
         let mut shelf = *before;
         match action {
-            Action::Deliver { order, message: Message::Reply(input), .. } | Action::Pay(order, input) => shelf.apply(order, input),
+            Action::Deliver { order, message: Message::Reply(input), .. } | Action::Pay(order, input) => {
+                shelf.apply(order, input)
+            }
             Action::Deliver { order, message: Message::Command(asked), replica } => shelf.product(order, asked, replica),
             Action::Lose(order, message) => shelf.orders[order].net &= !message.bit(),
             Action::Deadline(order) => {
