@@ -32,8 +32,11 @@ pub enum Delivery<Input> {
     CrashAfter(usize),
     /// After each move every older reply comes once more, the newest first.
     Reordered,
+    /// The deadline passes, the step is asked again, and both answers come.
     DeadlineBefore,
-    DeadlineWith,
+    /// The last deadline of the step in this row passes while the answer comes in.
+    DeadlineWith(usize),
+    /// The deadline passes when the answer has been heard.
     DeadlineAfter,
     /// Before the round of that number a person asks for something. Such a run must end; how, is the person's choice.
     Asked(usize, Input),
@@ -108,9 +111,9 @@ fn deliveries<S: Saga>() -> Vec<Delivery<S::Input>> {
         Delivery::CompensationTwice,
         Delivery::Reordered,
         Delivery::DeadlineBefore,
-        Delivery::DeadlineWith,
         Delivery::DeadlineAfter,
     ];
+    deliveries.extend((0..S::STEPS.len()).map(Delivery::DeadlineWith));
     deliveries.extend((1..EVENTS_MAX).map(Delivery::CrashAfter));
     let is_reply = |input| S::STEPS.iter().any(|step| input == step.done || Some(input) == step.refused);
     let is_deadline = |input| input == S::DEADLINE_PASSED || input == S::LAST_DEADLINE_PASSED;

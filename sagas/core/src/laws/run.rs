@@ -84,6 +84,7 @@ impl<S: Saga> Run<S> {
 
     fn rounds(&mut self) -> Held {
         for round in 0..ROUNDS_MAX {
+            self.overtaken()?;
             let Some((row, step)) = self.row() else { return Ok(()) };
             if let Delivery::Asked(when, input) = self.delivery
                 && when == round
@@ -101,6 +102,13 @@ impl<S: Saga> Run<S> {
             self.crash()?;
         }
         Err(Invariant::CanEnd)
+    }
+
+    /// Replies that the saga did not wait for come in each state that it goes through without them.
+    fn overtaken(&mut self) -> Held {
+        let is_waiting = matches!((self.trouble, self.row()), (Trouble::Unheard(troubled), Some((row, _))) if troubled == row);
+        let replies = if is_waiting { Vec::new() } else { self.late_replies.clone() };
+        replies.into_iter().try_for_each(|reply| self.hear(reply))
     }
 
     /// The step gets no answer for a while; tells whether that was this round's doing.
@@ -138,7 +146,7 @@ impl<S: Saga> Run<S> {
                 self.hear(S::DEADLINE_PASSED)?;
                 replies.extend(self.ask(row));
             }
-            Delivery::DeadlineWith => self.hear(S::LAST_DEADLINE_PASSED)?,
+            Delivery::DeadlineWith(at) if at == row => self.hear(S::LAST_DEADLINE_PASSED)?,
             _ => {}
         }
         for reply in &replies {
