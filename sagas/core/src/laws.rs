@@ -69,7 +69,7 @@ pub fn check<S: Saga>() -> Report {
         for trouble in troubles::<S>() {
             for delivery in deliveries::<S>() {
                 runs += 1;
-                broken.extend(Run::<S>::new(trouble, delivery).to_its_end().err());
+                broken.extend(Run::<S>::new(trouble, delivery).play().err());
             }
         }
     }

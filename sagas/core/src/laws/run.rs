@@ -41,6 +41,7 @@ pub(super) struct Run<S: Saga> {
 }
 
 type Held = Result<(), Invariant>;
+type Row<S> = Step<<S as Saga>::State, <S as Saga>::Input>;
 
 impl<S: Saga> Run<S> {
     pub(super) fn new(trouble: Trouble, delivery: Delivery<S::Input>) -> Self {
@@ -66,7 +67,7 @@ impl<S: Saga> Run<S> {
         }
     }
 
-    pub(super) fn to_its_end(mut self) -> Result<(), Broken> {
+    pub(super) fn play(mut self) -> Result<(), Broken> {
         let held = self.rounds().and_then(|()| self.afterwards());
         held.map_err(|invariant| {
             let _ = writeln!(self.dialogue, "  BROKEN {}: {}", invariant.id(), invariant.sentence());
@@ -78,7 +79,7 @@ impl<S: Saga> Run<S> {
         let _ = writeln!(self.dialogue, "  {line}");
     }
 
-    fn row(&self) -> Option<(usize, &'static Step<S::State, S::Input>)> {
+    fn row(&self) -> Option<(usize, &'static Row<S>)> {
         S::STEPS.iter().enumerate().find(|(_, step)| step.state == self.state)
     }
 
@@ -112,7 +113,7 @@ impl<S: Saga> Run<S> {
     }
 
     /// The step gets no answer for a while; tells whether that was this round's doing.
-    fn unanswered(&mut self, row: usize, step: &Step<S::State, S::Input>) -> Result<bool, Invariant> {
+    fn unanswered(&mut self, row: usize, step: &Row<S>) -> Result<bool, Invariant> {
         if self.silent == SILENT_ROUNDS {
             return Ok(false);
         }
@@ -130,7 +131,7 @@ impl<S: Saga> Run<S> {
     }
 
     /// A command, its answer, and what the law does to them.
-    fn exchange(&mut self, row: usize, step: &Step<S::State, S::Input>) -> Held {
+    fn exchange(&mut self, row: usize, step: &Row<S>) -> Held {
         let is_compensation = step.kind == Kind::Compensation;
         let twice = match self.delivery {
             Delivery::Twice => true,

@@ -64,7 +64,10 @@ fn a_wait_that_two_answers_do_not_end_is_found() {
 fn the_first_run_that_breaks_a_law_is_told() {
     let told = std::panic::catch_unwind(laws::hold::<Trip<KEEPS_FLIGHT>>).expect_err("the table is broken");
     let told = told.downcast_ref::<String>().expect("a panic with words");
-    assert!(told.contains("runs of the saga trip break a law:\ntrip, book_hotel is refused, Once:\n  asks flight.Book"), "{told}");
+    assert!(
+        told.contains("runs of the saga trip break a law:\ntrip, book_hotel is refused, Once:\n  asks flight.Book"),
+        "{told}"
+    );
 }
 
 /// What is wrong with a trip's table.
