@@ -3,3 +3,4 @@
 mod cells;
 mod dialogue;
 mod laws;
+mod replies;
