@@ -69,7 +69,7 @@ pub fn check<S: Saga>() -> Report {
         for trouble in troubles::<S>() {
             for delivery in deliveries::<S>() {
                 runs += 1;
-                broken.extend(Run::<S>::new(trouble, delivery).play().err());
+                broken.extend(tell::<S>(trouble, delivery).err());
             }
         }
     }
@@ -91,6 +91,14 @@ pub fn hold<S: Saga>() -> usize {
         S::NAME
     );
     report.runs
+}
+
+/// One run in words.
+///
+/// # Errors
+/// The law that it breaks.
+pub fn tell<S: Saga>(trouble: Trouble, delivery: Delivery<S::Input>) -> Result<String, Broken> {
+    Run::<S>::new(trouble, delivery).play()
 }
 
 fn troubles<S: Saga>() -> Vec<Trouble> {

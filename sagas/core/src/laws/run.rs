@@ -67,12 +67,15 @@ impl<S: Saga> Run<S> {
         }
     }
 
-    pub(super) fn play(mut self) -> Result<(), Broken> {
-        let held = self.rounds().and_then(|()| self.afterwards());
-        held.map_err(|invariant| {
-            let _ = writeln!(self.dialogue, "  BROKEN {}: {}", invariant.id(), invariant.sentence());
-            Broken { invariant, dialogue: self.dialogue }
-        })
+    /// Tells what happened.
+    pub(super) fn play(mut self) -> Result<String, Broken> {
+        match self.rounds().and_then(|()| self.afterwards()) {
+            Ok(()) => Ok(self.dialogue),
+            Err(invariant) => {
+                let _ = writeln!(self.dialogue, "  BROKEN {}: {}", invariant.id(), invariant.sentence());
+                Err(Broken { invariant, dialogue: self.dialogue })
+            }
+        }
     }
 
     fn say(&mut self, line: &str) {

@@ -70,6 +70,47 @@ fn the_first_run_that_breaks_a_law_is_told() {
     );
 }
 
+#[test]
+fn each_trouble_and_each_delivery_is_as_it_was_looked_at() {
+    use laws::{Delivery, Trouble};
+    let hotel = 1;
+    let once = [Trouble::None, Trouble::Refused(hotel), Trouble::Unheard(hotel), Trouble::Late(hotel), Trouble::Unheard(2)];
+    let back = [
+        Delivery::Twice,
+        Delivery::CompensationTwice,
+        Delivery::CrashAfter(2),
+        Delivery::Reordered,
+        Delivery::DeadlineBefore,
+        Delivery::DeadlineWith(0),
+        Delivery::DeadlineAfter,
+    ];
+    let runs = once.map(|trouble| (trouble, Delivery::Once)).into_iter();
+    let runs = runs.chain(back.map(|delivery| (Trouble::Refused(hotel), delivery)));
+    let told: Vec<_> = runs.map(|(trouble, delivery)| laws::tell::<Trip<SOUND>>(trouble, delivery).expect("a law")).collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn a_run_in_which_a_person_asks_is_as_it_was_looked_at() {
+    let asked = laws::Delivery::Asked(2, skald_saga::order::Input::CompensationForced);
+    insta::assert_snapshot!(laws::tell::<OrderSaga>(laws::Trouble::Late(1), asked).expect("a law"));
+}
+
+#[test]
+fn a_compensation_past_the_pivot_is_found() {
+    breaks::<TAKES_BACK_TICKETS>(Invariant::TableSound, "ticket can be compensated, past the pivot");
+}
+
+#[test]
+fn two_rows_that_wait_in_one_state_are_found() {
+    breaks::<TWO_ROWS>(Invariant::TableSound, "again has two rows");
+}
+
+#[test]
+fn a_refusal_that_goes_where_done_goes_is_found() {
+    breaks::<REFUSED_IS_DONE>(Invariant::TableSound, "book_hotel: refused and done are one");
+}
+
 /// What is wrong with a trip's table.
 const SOUND: u8 = 0;
 const KEEPS_FLIGHT: u8 = 1;
@@ -80,6 +121,9 @@ const RISES: u8 = 5;
 const GIVES_UP: u8 = 6;
 const IMPATIENT: u8 = 7;
 const CIRCLES: u8 = 8;
+const TAKES_BACK_TICKETS: u8 = 9;
+const TWO_ROWS: u8 = 10;
+const REFUSED_IS_DONE: u8 = 11;
 
 /// A flight, a hotel, then the tickets, from where there is no way back.
 struct Trip<const FLAW: u8>;
@@ -137,11 +181,28 @@ const STEPS: [Step<At, Heard>; 5] = [
     step("cancel_flight", At::CancellingFlight, "flight.Cancel", Heard::FlightCancelled, None,                       Patience::AskForEver,        None,                  Kind::Compensation),
 ];
 
+const WITH_TICKETS_BACK: [Step<At, Heard>; 5] = {
+    let mut steps = STEPS;
+    steps[2].compensation = Some("cancel_hotel");
+    steps
+};
+
+const WITH_TWO_ROWS: [Step<At, Heard>; 5] = {
+    let mut steps = STEPS;
+    steps[1] = STEPS[0];
+    steps[1].name = "again";
+    steps
+};
+
 impl<const FLAW: u8> Saga for Trip<FLAW> {
     const NAME: &'static str = "trip";
     const DEFINITION: u16 = 1;
     const START: At = At::BookingFlight;
-    const STEPS: &'static [Step<At, Heard>] = &STEPS;
+    const STEPS: &'static [Step<At, Heard>] = match FLAW {
+        TAKES_BACK_TICKETS => &WITH_TICKETS_BACK,
+        TWO_ROWS => &WITH_TWO_ROWS,
+        _ => &STEPS,
+    };
     const DEADLINE_PASSED: Heard = Heard::Deadline;
     const LAST_DEADLINE_PASSED: Heard = Heard::LastDeadline;
 
@@ -156,6 +217,7 @@ impl<const FLAW: u8> Saga for Trip<FLAW> {
         match (state, input) {
             (At::BookingHotel, Heard::HotelRefused) if FLAW == KEEPS_FLIGHT => back(At::NotBooked),
             (At::BookingHotel, Heard::HotelRefused) if FLAW == CIRCLES => back(At::BookingFlight),
+            (At::BookingHotel, Heard::HotelRefused) if FLAW == REFUSED_IS_DONE => go(At::Ticketing),
             (At::BookingHotel, Heard::LastDeadline) if FLAW == UNKNOWN_IS_REFUSED => back(At::CancellingFlight),
             (At::CancellingHotel, Heard::HotelBooked) if FLAW == LATE_IS_ILLEGAL => Decision::Illegal,
             (At::Ticketing, Heard::Ticketed) if FLAW == DEAF => Decision::Ignored(Why::Late),
