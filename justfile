@@ -27,6 +27,18 @@ fmt:
 demo *arguments:
     ci/demo.sh {{ arguments }}
 
+# The model check and the laws of the sagas, and the planted faults that they have to find.
+model:
+    ci/model.sh
+
+# The same models in larger bounds.
+model-large:
+    ci/model.sh --larger
+
+# Changes the code of sagas/core in every way that cargo-mutants knows; what no test notices is explained in docs/mutants.md.
+mutants *arguments:
+    cargo mutants --package skald-saga --jobs 1 --timeout 120 {{ arguments }}
+
 # Everything that can be killed is killed, again and again, while orders stream in: the processes, Kafka, PostgreSQL.
 crash minutes="30":
     ci/e2e.sh --minutes {{ minutes }}

@@ -4,9 +4,14 @@
 //! table and appends what follows.
 
 pub mod drawing;
+pub mod invariants;
+pub mod laws;
 pub mod machine;
 pub mod order;
+#[cfg(feature = "planted")]
+mod planted;
 mod words;
 
+pub use invariants::Invariant;
 pub use machine::{Decision, Kind, Outbound, Patience, Saga, Step, Why};
 pub use words::Word;

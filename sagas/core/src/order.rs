@@ -199,6 +199,10 @@ impl Saga for OrderSaga {
     type Context = Context;
 
     fn decide(state: State, input: Input) -> Decision<State, CancelReason> {
+        #[cfg(feature = "planted")]
+        if let Some(planted) = crate::planted::decide(state, input) {
+            return planted;
+        }
         decide(state, input)
     }
 

@@ -1,4 +1,6 @@
-//! Tests of the saga tables: every cell, and whole conversations.
+//! Tests of the saga tables: every cell, whole conversations, and the laws.
 
 mod cells;
 mod dialogue;
+mod laws;
+mod replies;
