@@ -54,7 +54,10 @@ start() {
   (umask 077 && printf '%s\n' "$password" >"$directory/password")
   # For those who ask for TLS: a certificate that signs itself.
   need openssl openssl
-  (umask 077 && openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=localhost" -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" \
+  # It is no authority, which OpenSSL's own settings would make it and rustls then refuses as a server's.
+  printf '%s\n' '[req]' 'distinguished_name=name' '[name]' >"$directory/openssl.cnf"
+  (umask 077 && openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=localhost" -config "$directory/openssl.cnf" \
+    -addext "basicConstraints=critical,CA:FALSE" -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" \
     -keyout "$directory/server.key" -out "$directory/server.crt" 2>"$STATE/openssl.log") || {
     cat "$STATE/openssl.log" >&2
     fail "openssl could not make a certificate"

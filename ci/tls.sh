@@ -42,7 +42,7 @@ refused() {
   shift
   if said=$(timeout 60 "$@" 2>&1); then fail "$what was let in: $said"; fi
   [[ $said == *error:* ]] || fail "$what was refused without a sentence: $said"
-  echo "$what is refused: ${said##*error: }"
+  echo "$what is refused: ${said#*error: }"
 }
 
 "$skald" topics apply --replication 1 "${right[@]}" >/dev/null

@@ -1,11 +1,16 @@
 //! Makes the topics of the contract's table, and tells where a cluster's topics differ. Nothing that exists is ever changed.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use contract::topics::{self, Settings};
 use rdkafka::{
+    ClientContext,
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
-    client::DefaultClientContext,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
 };
 
@@ -16,8 +21,13 @@ const ASK: Duration = Duration::from_secs(15);
 /// Why the topics can't be looked at or made.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicsError {
-    #[error("can't ask Kafka about its topics; is it there, and is its address right?")]
-    Ask(#[source] KafkaError),
+    #[error("can't ask Kafka about its topics; is it there, and are its address, user, password and certificate right?{said}")]
+    Ask {
+        /// What librdkafka said of the connection last, as its error does not.
+        said: String,
+        #[source]
+        source: KafkaError,
+    },
     #[error("Kafka did not make the topic {topic}: {code}. With fewer brokers than replicas, say --replication 1")]
     Make { topic: String, code: RDKafkaErrorCode },
 }
@@ -51,8 +61,31 @@ fn settings(of: Settings) -> [(&'static str, String); 3] {
     [(CLEANUP, "delete".to_owned()), (RETENTION, of.retention.as_millis().to_string()), (SIZE, of.max_message_bytes.to_string())]
 }
 
-fn admin(kafka: &Kafka) -> Result<AdminClient<DefaultClientContext>, TopicsError> {
-    kafka.client("skald-topics").set("statistics.interval.ms", "0").create().map_err(TopicsError::Ask)
+/// Why a connection failed. It is only ever logged: the error of a request is that of a broker which is away, also where that broker
+/// has refused a password.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<String>>);
+
+impl ClientContext for Said {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = format!(" {message}");
+        }
+        super::log(level, facility, message);
+    }
+}
+
+impl Said {
+    fn ask(&self, source: KafkaError) -> TopicsError {
+        TopicsError::Ask { said: self.0.lock().unwrap_or_else(PoisonError::into_inner).clone(), source }
+    }
+}
+
+fn admin(kafka: &Kafka) -> Result<(AdminClient<Said>, Said), TopicsError> {
+    let said = Said::default();
+    let mut config = kafka.client("skald-topics");
+    let made = config.set("statistics.interval.ms", "0").create_with_context(said.clone());
+    Ok((made.map_err(|error| said.ask(error))?, said))
 }
 
 /// Makes the topics that are missing; tells which, and how the others differ.
@@ -73,7 +106,8 @@ pub async fn apply(kafka: &Kafka, replication: i32) -> Result<(Vec<String>, Vec<
         .collect();
     if !new.is_empty() {
         let options = AdminOptions::new().operation_timeout(Some(ASK)).request_timeout(Some(ASK));
-        for made in admin(kafka)?.create_topics(&new, &options).await.map_err(TopicsError::Ask)? {
+        let (admin, said) = admin(kafka)?;
+        for made in admin.create_topics(&new, &options).await.map_err(|error| said.ask(error))? {
             match made {
                 // Somebody else was faster.
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -89,11 +123,11 @@ pub async fn apply(kafka: &Kafka, replication: i32) -> Result<(Vec<String>, Vec<
 /// # Errors
 /// [`TopicsError::Ask`].
 pub async fn check(kafka: &Kafka, replication: Option<i32>) -> Result<Vec<Difference>, TopicsError> {
-    let admin = admin(kafka)?;
+    let (admin, said) = admin(kafka)?;
     let mut differences = Vec::new();
     let mut present = Vec::new();
     {
-        let metadata = admin.inner().fetch_metadata(None, ASK).map_err(TopicsError::Ask)?;
+        let metadata = admin.inner().fetch_metadata(None, ASK).map_err(|error| said.ask(error))?;
         for (topic, of) in topics::all() {
             let Some(found) = metadata.topics().iter().find(|found| found.name() == topic && !found.partitions().is_empty())
             else {
@@ -119,9 +153,9 @@ pub async fn check(kafka: &Kafka, replication: Option<i32>) -> Result<Vec<Differ
         return Ok(differences);
     }
     let options = AdminOptions::new().request_timeout(Some(ASK));
-    let configs = admin.describe_configs(&resources, &options).await.map_err(TopicsError::Ask)?;
+    let configs = admin.describe_configs(&resources, &options).await.map_err(|error| said.ask(error))?;
     for ((topic, of), config) in present.into_iter().zip(configs) {
-        let config = config.map_err(|code| TopicsError::Ask(KafkaError::AdminOp(code)))?;
+        let config = config.map_err(|code| said.ask(KafkaError::AdminOp(code)))?;
         for (setting, wanted) in settings(of) {
             let found = config.get(setting).and_then(|entry| entry.value.clone()).unwrap_or_default();
             if found != wanted {
