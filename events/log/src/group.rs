@@ -156,7 +156,7 @@ impl<H: Handler> Task<H> {
                 return Err(error);
             }
         };
-        match connection.end("COMMIT").await {
+        match self.end(&mut connection).await {
             Ok(()) => self.connection = Some(connection),
             Err(error) => {
                 let error = Error::from(error);
@@ -177,6 +177,14 @@ impl<H: Handler> Task<H> {
         self.log.committed(prepared.rows);
         prepared.arrivals.tell(&self.log);
         Ok(prepared.outcomes)
+    }
+
+    async fn end(&self, connection: &mut Owned) -> Result<(), sqlx::Error> {
+        let commit = connection.end("COMMIT");
+        match self.log.env().disk() {
+            None => commit.await,
+            Some(disk) => disk.commit(Box::pin(commit)).await,
+        }
     }
 
     /// Whether `row` is in the log, asked under the head's lock on a new connection: whoever committed is done then.
