@@ -31,6 +31,18 @@ demo *arguments:
 crash rounds="20":
     ci/crash.sh {{ rounds }}
 
+# The whole shop on one seed, with faults and then calm: production code, one step at a time. `just sim 7 --trace` shows every step.
+sim seed *arguments:
+    cargo run --release -p skald-sim --features planted -- --seed {{ seed }} {{ arguments }}
+
+# New seeds for ever, until one fails.
+soak *arguments:
+    cargo run --release -p skald-sim --features planted -- --runs 0 {{ arguments }}
+
+# The simulation as CI runs it: 20,000 orders, then every planted fault.
+simulate what="all":
+    ci/sim.sh {{ what }}
+
 # The suites on a real PostgreSQL, which is installed, started and stopped; `just postgres up` leaves one running.
 postgres what="test":
     ci/postgres.sh {{ what }}

@@ -5,7 +5,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use contract::{Message, dead_letter::Cause};
+use contract::{Fault, Message, dead_letter::Cause};
 use eventlog::{Arrived, Claim, Delivered, Error, Handler, Item, Job, Poison, Todo, Writer, backoff};
 use tokio_util::sync::CancellationToken;
 
@@ -180,7 +180,7 @@ impl<H: Consumer> Running<H> {
                 },
                 Err(Error::Closed) => return None,
                 Err(error @ Error::Conflict(_)) if conflicts == CONFLICTS_MAX => return Some(Err(error)),
-                Err(error) if error.is_transient() => {
+                Err(error) if error.is_transient() && !Fault::OutageIsPoison.is_planted() => {
                     conflicts += u32::from(matches!(error, Error::Conflict(_)));
                     error
                 }

@@ -3,7 +3,10 @@
 //! Every message names the sequence before it. Never here: a broker, or how missing messages are published again. What is found
 //! here is kept in `seen` and `parked`, in the transaction that handles the messages.
 
-use contract::record::{Link, Record, Source};
+use contract::{
+    Fault,
+    record::{Link, Record, Source},
+};
 
 use crate::{Claim, Conn, Error, insert_many, on, select_in};
 
@@ -47,9 +50,9 @@ impl Chain {
         }
         let last = found.map_or(0, |index| self.sources[index].last);
         if link.sequence <= last {
-            return Place::Repeat;
+            return if Fault::RepeatsAreHandled.is_planted() { Place::Next } else { Place::Repeat };
         }
-        if link.previous > last {
+        if link.previous > last && !Fault::GapsAreSkipped.is_planted() {
             return Place::Gap;
         }
         if link.previous < last {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{DeadLetter, Message, Timestamp, dead_letter::Cause, record::Link};
+use contract::{DeadLetter, Fault, Message, Timestamp, dead_letter::Cause, record::Link};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -221,6 +221,10 @@ impl<H: Handler> Task<H> {
     async fn prepare(&self, connection: &mut Owned, batch: &[Entry<H>]) -> Result<Prepared<H::Done>, Error> {
         let mut unit = Unit::new(connection.conn(), self.log.env());
         let lost = claim(&mut unit, batch).await?;
+        if Fault::ProgressBeforeEffects.is_planted() {
+            on!(unit.conn(), |c| sqlx::query::<DB>("COMMIT").execute(c).await.map(drop))?;
+            on!(unit.conn(), |c| sqlx::query::<DB>("BEGIN").execute(c).await.map(drop))?;
+        }
         let mut stored = stored_answers(&mut unit, batch).await?;
 
         let mut arrivals = Arrivals::default();
@@ -293,7 +297,9 @@ impl<H: Handler> Task<H> {
                     Some(_) => Answer::KeyReused,
                     None => {
                         let done = done.next().expect("counted above");
-                        answers.extend(key.and_then(|key| Some((key, self.handler.answer(&done)?))));
+                        if !Fault::IdempotencyKeyUnused.is_planted() {
+                            answers.extend(key.and_then(|key| Some((key, self.handler.answer(&done)?))));
+                        }
                         Answer::Done(done)
                     }
                 }),

@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl World {
-    pub async fn act(&mut self, step: Step) -> anyhow::Result<()> {
+    pub(crate) async fn act(&mut self, step: Step) -> anyhow::Result<()> {
         self.clock.advance(self.chance.wait(Duration::from_micros(20), Duration::from_millis(2)));
         match step {
             Step::Ask => self.ask().await?,
@@ -25,8 +25,8 @@ impl World {
             Step::Cancel => self.cancel().await,
             Step::Steer => self.steer().await,
             Step::Start(index) => {
-                let (name, number) = (self.slots[index].name.as_str(), self.slots[index].number);
-                self.say(format_args!("{name}/{number} starts"));
+                let label = self.label(index);
+                self.say(format_args!("{label} starts"));
                 self.start(index).await?;
             }
             Step::Assign(name) => self.assign(name).await?,
@@ -39,8 +39,8 @@ impl World {
                 let broker = self.broker.clone();
                 let assigned = &mut self.replica(index).assigned[place];
                 let (topic, partition, count) = (assigned.topic.name, assigned.partition, assigned.poll(&broker));
-                let number = self.slots[index].number;
-                self.say(format_args!("{}/{number} polls {count} of {topic}/{partition}", self.slots[index].name.as_str()));
+                let label = self.label(index);
+                self.say(format_args!("{label} polls {count} of {topic}/{partition}"));
                 self.replica(index).assigned.retain(|assigned| !assigned.is_over());
             }
             Step::Handle(index, place) => self.handle(index, place).await,
@@ -49,8 +49,8 @@ impl World {
             Step::Provide(call) => self.provide(call),
             Step::Rewind(name) => self.rewind(name).await?,
             Step::Crash(index) => {
-                let (name, number) = (self.slots[index].name.as_str(), self.slots[index].number);
-                self.say(format_args!("{name}/{number} is killed"));
+                let label = self.label(index);
+                self.say(format_args!("{label} is killed"));
                 self.crash(index);
             }
             Step::Rebalance(index) => self.rebalance(index).await?,
@@ -78,7 +78,8 @@ impl World {
             let broker = self.broker.clone();
             if !share.is_empty() {
                 self.replica(index).assign(&share, &broker).await?;
-                self.say(format_args!("{}/{} is assigned {} partitions", name.as_str(), self.slots[index].number, share.len()));
+                let label = self.label(index);
+                self.say(format_args!("{label} is assigned {} partitions", share.len()));
             }
         }
         Ok(())
@@ -92,14 +93,15 @@ impl World {
             let to = self.to_rewind.entry(name).or_insert(lost);
             *to = lost.min(*to);
         }
-        self.say(format_args!("{}/{} relay: {turn:?}", name.as_str(), self.slots[index].number));
+        let label = self.label(index);
+        self.say(format_args!("{label} relay: {turn:?}"));
     }
 
     async fn handle(&mut self, index: usize, place: usize) {
         let replica = self.replica(index);
         let parked = replica.assigned[place].parked.take();
         let mut operation = parked.map_or_else(|| replica.handle(place), |parked| parked.operation);
-        let (name, topic, partition) = (replica.name, replica.assigned[place].topic.name, replica.assigned[place].partition);
+        let (topic, partition) = (replica.assigned[place].topic.name, replica.assigned[place].partition);
         let before = replica.log.commits();
         let said = match self.drive(index, &mut operation).await {
             Driven::Done(()) => "done",
@@ -112,7 +114,8 @@ impl World {
         let replica = self.replica(index);
         let commits = replica.log.commits() - before;
         replica.assigned.retain(|assigned| !assigned.is_over());
-        self.say(format_args!("{}/{} handles {topic}/{partition}: {said}, {commits} commits", name.as_str(), self.slots[index].number));
+        let label = self.label(index);
+        self.say(format_args!("{label} handles {topic}/{partition}: {said}, {commits} commits"));
     }
 
     async fn send(&mut self, index: usize, place: usize) {
@@ -200,7 +203,7 @@ impl World {
     }
 
     /// Looks up when the services have to act by themselves.
-    pub async fn look_up_due(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn look_up_due(&mut self) -> anyhow::Result<()> {
         for (name, service) in &mut self.services {
             let sql = match name {
                 Name::Order => "SELECT MIN(due_us) FROM sagas",
@@ -216,7 +219,7 @@ impl World {
     }
 
     /// Looks up what waits for a gap to close, and has the missing messages published again, as the consumer's log tells its operator.
-    pub async fn look_up_gaps(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn look_up_gaps(&mut self) -> anyhow::Result<()> {
         let mut told = Vec::new();
         for service in self.services.values() {
             let mut reader = service.readers.acquire().await?;
@@ -240,7 +243,7 @@ impl World {
     }
 
     /// The next instant at which something happens by itself.
-    pub fn next_instant(&self) -> Option<Timestamp> {
+    pub(crate) fn next_instant(&self) -> Option<Timestamp> {
         let due = self.services.values().filter_map(|service| service.due);
         let starts = self.slots.iter().filter(|slot| slot.up.is_none()).map(|slot| slot.down_until);
         let running = || self.slots.iter().filter_map(|slot| slot.up.as_ref());

@@ -12,11 +12,11 @@ use bus::kafka::{Publish, Report};
 use contract::{Message, record::Record, topics};
 
 /// One producer's way to one partition.
-pub type Lane = (u64, String, i32);
+pub(crate) type Lane = (u64, String, i32);
 
 /// Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Broker(Arc<Mutex<Inner>>);
+pub(crate) struct Broker(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -29,14 +29,14 @@ struct Inner {
 
 /// A producer, as a relay's flow sees it.
 #[derive(Clone, Debug)]
-pub struct Producer {
+pub(crate) struct Producer {
     pub number: u64,
     broker: Broker,
 }
 
 impl Broker {
     /// With every topic of the contract.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let broker = Self::default();
         for (topic, settings) in topics::all() {
             for partition in 0..settings.partitions {
@@ -50,7 +50,7 @@ impl Broker {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn producer(&self) -> Producer {
+    pub(crate) fn producer(&self) -> Producer {
         let mut inner = self.inner();
         inner.producers += 1;
         let number = inner.producers;
@@ -59,12 +59,12 @@ impl Broker {
     }
 
     /// Every lane with something on its way.
-    pub fn lanes(&self) -> Vec<Lane> {
+    pub(crate) fn lanes(&self) -> Vec<Lane> {
         self.inner().on_their_way.keys().cloned().collect()
     }
 
     /// The first message of a lane arrives, and its producer hears of it.
-    pub fn arrive(&self, lane: &Lane) -> i64 {
+    pub(crate) fn arrive(&self, lane: &Lane) -> i64 {
         let mut inner = self.inner();
         let (position, record) = inner.take(lane);
         inner.partition((&lane.1, lane.2)).push(record);
@@ -75,7 +75,7 @@ impl Broker {
     }
 
     /// The first message of a lane is lost, and everything behind it; its producer hears that it failed.
-    pub fn lose(&self, lane: &Lane) -> i64 {
+    pub(crate) fn lose(&self, lane: &Lane) -> i64 {
         let mut inner = self.inner();
         let (position, _) = inner.take(lane);
         inner.on_their_way.remove(lane);
@@ -86,12 +86,12 @@ impl Broker {
     }
 
     /// Appends what no relay has published.
-    pub fn append(&self, topic: &str, partition: i32, record: Record) {
+    pub(crate) fn append(&self, topic: &str, partition: i32, record: Record) {
         self.inner().partition((topic, partition)).push(record);
     }
 
     /// Forgets the last records of a partition, acknowledged or not.
-    pub fn cut(&self, topic: &str, partition: i32, count: usize) -> usize {
+    pub(crate) fn cut(&self, topic: &str, partition: i32, count: usize) -> usize {
         let mut inner = self.inner();
         let records = inner.partition((topic, partition));
         let left = records.len().saturating_sub(count);
@@ -100,12 +100,12 @@ impl Broker {
         cut
     }
 
-    pub fn end(&self, topic: &str, partition: i32) -> i64 {
+    pub(crate) fn end(&self, topic: &str, partition: i32) -> i64 {
         self.inner().partition((topic, partition)).len() as i64
     }
 
     /// The records from an offset on, at most `limit`.
-    pub fn read(&self, topic: &str, partition: i32, from: i64, limit: usize) -> Vec<(i64, Record)> {
+    pub(crate) fn read(&self, topic: &str, partition: i32, from: i64, limit: usize) -> Vec<(i64, Record)> {
         let mut inner = self.inner();
         let records = inner.partition((topic, partition)).iter().enumerate().skip(from as usize).take(limit);
         records.map(|(offset, record)| (offset as i64, record.clone())).collect()
@@ -128,16 +128,16 @@ impl Inner {
 }
 
 impl Producer {
-    pub fn report(&self) -> Option<Report> {
+    pub(crate) fn report(&self) -> Option<Report> {
         self.broker.inner().reports.get_mut(&self.number)?.pop_front()
     }
 
-    pub fn has_report(&self) -> bool {
+    pub(crate) fn has_report(&self) -> bool {
         self.broker.inner().reports.get(&self.number).is_some_and(|reports| !reports.is_empty())
     }
 
     /// Nobody listens any more; what is on its way goes on.
-    pub fn throw_away(&self) {
+    pub(crate) fn throw_away(&self) {
         self.broker.inner().reports.remove(&self.number);
     }
 }

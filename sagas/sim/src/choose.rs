@@ -12,7 +12,7 @@ use crate::{
 
 /// One step of the world. Numbers are slots, then places within them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     Ask,
     AskAgain,
     Cancel,
@@ -38,7 +38,7 @@ pub enum Step {
 
 impl World {
     /// Everything that can happen now, with its weight.
-    pub fn steps(&self) -> Vec<(Step, u32)> {
+    pub(crate) fn steps(&self) -> Vec<(Step, u32)> {
         let mut steps = Vec::new();
         let now = self.clock.now();
         for (index, slot) in self.slots.iter().enumerate() {
@@ -118,7 +118,7 @@ impl World {
     }
 
     /// Partitions of a service that no process reads.
-    pub fn unassigned(&self, name: Name) -> BTreeSet<(String, i32)> {
+    pub(crate) fn unassigned(&self, name: Name) -> BTreeSet<(String, i32)> {
         let all = name.topics().flat_map(|topic| (0..topic.settings.partitions).map(move |number| (topic.name.to_owned(), number)));
         let mut left: BTreeSet<(String, i32)> = all.collect();
         for replica in self.slots.iter().filter(|slot| slot.name == name).filter_map(|slot| slot.up.as_ref()) {

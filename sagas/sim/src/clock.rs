@@ -21,7 +21,7 @@ const NOBODY: i64 = i64::MAX;
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Clock(Arc<Inner>);
+pub(crate) struct Clock(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -31,29 +31,29 @@ struct Inner {
 }
 
 impl Clock {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self(Arc::new(Inner { now: AtomicI64::new(START), asleep: AtomicI64::new(NOBODY) }))
     }
 
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         Timestamp(self.0.now.load(Relaxed))
     }
 
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         self.0.now.store(self.now().plus(by).0, Relaxed);
     }
 
-    pub fn advance_to(&self, instant: Timestamp) {
+    pub(crate) fn advance_to(&self, instant: Timestamp) {
         self.0.now.fetch_max(instant.0, Relaxed);
     }
 
     /// Forgets who was asleep.
-    pub fn listen(&self) {
+    pub(crate) fn listen(&self) {
         self.0.asleep.store(NOBODY, Relaxed);
     }
 
     /// Until when somebody sleeps who was polled since.
-    pub fn asleep(&self) -> Option<Timestamp> {
+    pub(crate) fn asleep(&self) -> Option<Timestamp> {
         let until = self.0.asleep.load(Relaxed);
         (until != NOBODY).then_some(Timestamp(until))
     }

@@ -18,7 +18,7 @@ use crate::clock::Clock;
 
 /// The fate of one commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// The process ends before it: the transaction is gone.
     CrashBefore,
     /// The process ends after it: nobody hears of it.
@@ -32,23 +32,23 @@ pub enum Fate {
 
 /// The disk under one process.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     clock: Clock,
     next: Mutex<Option<Fate>>,
     has_crashed: AtomicBool,
 }
 
 impl Disk {
-    pub fn new(clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(clock: Clock) -> Arc<Self> {
         Arc::new(Self { clock, next: Mutex::default(), has_crashed: AtomicBool::new(false) })
     }
 
     /// Arms the fate of the next commit; `None` disarms it.
-    pub fn arm(&self, fate: Option<Fate>) {
+    pub(crate) fn arm(&self, fate: Option<Fate>) {
         *self.next() = fate;
     }
 
-    pub fn has_crashed(&self) -> bool {
+    pub(crate) fn has_crashed(&self) -> bool {
         self.has_crashed.load(Relaxed)
     }
 

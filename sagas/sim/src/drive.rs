@@ -11,11 +11,11 @@ use futures_util::future::BoxFuture;
 use crate::{clock::Clock, disk::Disk};
 
 /// Something to do, as a future that owns what it needs.
-pub type Operation<T = ()> = BoxFuture<'static, T>;
+pub(crate) type Operation<T = ()> = BoxFuture<'static, T>;
 
 /// Where an operation stopped.
 #[derive(Debug)]
-pub enum Driven<T> {
+pub(crate) enum Driven<T> {
     Done(T),
     /// It waits for the clock.
     Asleep(Timestamp),
@@ -24,7 +24,7 @@ pub enum Driven<T> {
 }
 
 /// Drives an operation until it is done, sleeps, or its process ends.
-pub async fn drive<T>(operation: &mut Operation<T>, writer: &mut Operation, clock: &Clock, disk: &Disk) -> Driven<T> {
+pub(crate) async fn drive<T>(operation: &mut Operation<T>, writer: &mut Operation, clock: &Clock, disk: &Disk) -> Driven<T> {
     clock.listen();
     poll_fn(|context| {
         if let Poll::Ready(done) = operation.as_mut().poll(context) {

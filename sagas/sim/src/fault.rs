@@ -10,7 +10,7 @@ use crate::{disk::Fate, world::World};
 
 impl World {
     /// What becomes of the next commit; usually nothing in particular.
-    pub fn fate(&mut self) -> Option<Fate> {
+    pub(crate) fn fate(&mut self) -> Option<Fate> {
         if !self.chance.permille(25) {
             return None;
         }
@@ -24,7 +24,7 @@ impl World {
     }
 
     /// Some partitions of a process become somebody's, who may be the same; the old reader may not know it for a while.
-    pub async fn rebalance(&mut self, index: usize) -> anyhow::Result<()> {
+    pub(crate) async fn rebalance(&mut self, index: usize) -> anyhow::Result<()> {
         let name = self.slots[index].name;
         let places: Vec<(String, i32)> = {
             let assigned = &self.replica(index).assigned;
@@ -54,7 +54,7 @@ impl World {
     }
 
     /// Somebody writes to a topic what no relay would.
-    pub fn garbage(&mut self) {
+    pub(crate) fn garbage(&mut self) {
         let read: Vec<_> = TOPICS.iter().filter(|topic| !topic.readers.is_empty()).collect();
         let topic = read[self.chance.below(read.len())];
         let partition = self.chance.below(topic.settings.partitions as usize) as i32;
@@ -78,7 +78,7 @@ impl World {
     }
 
     /// The broker loses the last records of a partition, which it has acknowledged.
-    pub fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         let read: Vec<_> = TOPICS.iter().filter(|topic| !topic.readers.is_empty()).collect();
         let topic = read[self.chance.below(read.len())];
         let partition = self.chance.below(topic.settings.partitions as usize) as i32;

@@ -17,11 +17,11 @@ use tokio::sync::oneshot;
 use crate::chance::Chance;
 
 /// What a customer pays with: granted, declined, or granted and never captured.
-pub const TOKENS: [&str; 3] = ["tok_good", "tok_declined", "tok_uncapturable"];
+pub(crate) const TOKENS: [&str; 3] = ["tok_good", "tok_declined", "tok_uncapturable"];
 
 /// What stands against one order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Account {
+pub(crate) struct Account {
     pub held_minor: i64,
     pub captured_minor: i64,
     pub refunded_minor: i64,
@@ -32,7 +32,7 @@ pub struct Account {
 
 /// Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Provider(Arc<Mutex<Books>>);
+pub(crate) struct Provider(Arc<Mutex<Books>>);
 
 #[derive(Debug, Default)]
 struct Books {
@@ -55,17 +55,17 @@ impl Provider {
     }
 
     /// The calls that wait for something to become of them.
-    pub fn waiting(&self) -> Vec<u64> {
+    pub(crate) fn waiting(&self) -> Vec<u64> {
         self.books().waiting.keys().copied().collect()
     }
 
     /// The number of the newest call.
-    pub fn calls(&self) -> u64 {
+    pub(crate) fn calls(&self) -> u64 {
         self.books().calls
     }
 
     /// A call takes effect, and is answered unless the answer `is_lost`.
-    pub fn take_effect(&self, number: u64, is_lost: bool) -> String {
+    pub(crate) fn take_effect(&self, number: u64, is_lost: bool) -> String {
         let mut books = self.books();
         let Some(waiting) = books.waiting.remove(&number) else { return String::new() };
         let verdict = books.answer(&waiting.call);
@@ -78,7 +78,7 @@ impl Provider {
     }
 
     /// A call never arrives: no effect, and no answer or one that says nothing.
-    pub fn drop_call(&self, number: u64, is_told: bool) -> String {
+    pub(crate) fn drop_call(&self, number: u64, is_told: bool) -> String {
         let Some(waiting) = self.books().waiting.remove(&number) else { return String::new() };
         if is_told {
             let _ = waiting.caller.send(Answer::Unknown("503".to_owned()));
@@ -86,11 +86,7 @@ impl Provider {
         waiting.call.key
     }
 
-    pub fn account(&self, order_id: OrderId) -> Account {
-        self.books().accounts.get(&order_id).cloned().unwrap_or_default()
-    }
-
-    pub fn accounts(&self) -> BTreeMap<OrderId, Account> {
+    pub(crate) fn accounts(&self) -> BTreeMap<OrderId, Account> {
         self.books().accounts.clone()
     }
 }
@@ -160,7 +156,7 @@ impl PaymentProvider for Provider {
 
 /// What carries letters, and how many of each arrived. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Post(Arc<Mutex<Bag>>);
+pub(crate) struct Post(Arc<Mutex<Bag>>);
 
 #[derive(Debug)]
 struct Bag {
@@ -171,7 +167,7 @@ struct Bag {
 }
 
 impl Post {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Bag { chance: Chance::new(seed), faults_permille: 0, arrived: BTreeMap::new() })))
     }
 
@@ -179,12 +175,12 @@ impl Post {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn be_faulty(&self, permille: u32) {
+    pub(crate) fn be_faulty(&self, permille: u32) {
         self.bag().faults_permille = permille;
     }
 
     /// Order, template, and how often it arrived.
-    pub fn arrived(&self) -> Vec<(OrderId, String, u32)> {
+    pub(crate) fn arrived(&self) -> Vec<(OrderId, String, u32)> {
         self.bag().arrived.values().cloned().collect()
     }
 }

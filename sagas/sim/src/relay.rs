@@ -15,7 +15,7 @@ const RENEW: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A candidate, which may lead.
-pub struct Relay {
+pub(crate) struct Relay {
     candidate: Candidate,
     leading: Option<Leading>,
     /// Not worth a turn before.
@@ -29,9 +29,10 @@ struct Leading {
     renewed: Timestamp,
 }
 
-/// What a turn came to.
+/// What a turn came to, mostly to be read in the trace.
 #[derive(Debug)]
-pub enum Turn {
+#[allow(dead_code, reason = "the trace prints it")]
+pub(crate) enum Turn {
     /// Somebody else leads.
     Waits,
     Leads {
@@ -48,12 +49,12 @@ pub enum Turn {
 }
 
 impl Relay {
-    pub fn new(log: Log) -> Self {
+    pub(crate) fn new(log: Log) -> Self {
         Self { candidate: Candidate::new(log), leading: None, idle_until: Timestamp(0) }
     }
 
     /// Whether a turn would do anything; `head` is the newest row of the log.
-    pub fn has_work(&self, now: Timestamp, head: i64) -> bool {
+    pub(crate) fn has_work(&self, now: Timestamp, head: i64) -> bool {
         match &self.leading {
             None => now >= self.idle_until,
             Some(leading) => {
@@ -65,16 +66,11 @@ impl Relay {
         }
     }
 
-    pub fn is_leading(&self) -> bool {
+    pub(crate) fn is_leading(&self) -> bool {
         self.leading.is_some()
     }
 
-    /// Up to where it has handed rows to its producer.
-    pub fn sent(&self) -> Option<i64> {
-        self.leading.as_ref().map(|leading| leading.flow.sent())
-    }
-
-    pub async fn turn(&mut self, broker: &Broker, saves: bool) -> Turn {
+    pub(crate) async fn turn(&mut self, broker: &Broker, saves: bool) -> Turn {
         let now = self.candidate.log().env().now();
         if self.leading.is_none() {
             return self.lead(broker, now).await;
@@ -142,7 +138,7 @@ impl Relay {
     }
 
     /// What is on its way stays on its way; nobody hears of it.
-    pub fn drop_producer(&mut self) {
+    pub(crate) fn drop_producer(&mut self) {
         if let Some(leading) = self.leading.take() {
             leading.producer.throw_away();
         }

@@ -35,7 +35,7 @@ const POLLED_MAX: usize = 64;
 
 /// The services that are simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Name {
+pub(crate) enum Name {
     Order,
     Product,
     Payment,
@@ -43,9 +43,9 @@ pub enum Name {
 }
 
 impl Name {
-    pub const ALL: [Self; 4] = [Self::Order, Self::Product, Self::Payment, Self::Notification];
+    pub(crate) const ALL: [Self; 4] = [Self::Order, Self::Product, Self::Payment, Self::Notification];
 
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Order => "order",
             Self::Product => "product",
@@ -55,20 +55,20 @@ impl Name {
     }
 
     /// Topics that the service consumes.
-    pub fn topics(self) -> impl Iterator<Item = &'static Topic> {
+    pub(crate) fn topics(self) -> impl Iterator<Item = &'static Topic> {
         TOPICS.iter().filter(move |topic| topic.readers.contains(&self.as_str()))
     }
 }
 
 /// Where requests come in.
-pub enum Door {
+pub(crate) enum Door {
     Order(Writer<order::Handler>),
     Product(Writer<product::Handler>),
     None,
 }
 
 /// An operation that waits for the clock.
-pub struct Parked {
+pub(crate) struct Parked {
     pub until: Timestamp,
     /// The provider's number of the call that it waits for.
     pub call: Option<u64>,
@@ -76,7 +76,7 @@ pub struct Parked {
 }
 
 /// A partition that this process reads.
-pub struct Assigned {
+pub(crate) struct Assigned {
     pub topic: &'static Topic,
     pub partition: i32,
     pub buffer: Arc<Buffer>,
@@ -90,17 +90,17 @@ pub struct Assigned {
 }
 
 impl Assigned {
-    pub fn may_have_more(&self) -> bool {
+    pub(crate) fn may_have_more(&self) -> bool {
         self.look_again.load(Relaxed)
     }
 
     /// It has to be assigned anew before anything of it is handled.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.parked.is_none() && self.lost.is_cancelled()
     }
 
     /// Takes records from the broker; tells how many.
-    pub fn poll(&mut self, broker: &Broker) -> usize {
+    pub(crate) fn poll(&mut self, broker: &Broker) -> usize {
         if self.fetched > broker.end(self.topic.name, self.partition) {
             // Out of range: the broker has lost records that were read.
             self.lost.cancel();
@@ -149,7 +149,7 @@ impl Source for Once {
 }
 
 /// A running process.
-pub struct Replica {
+pub(crate) struct Replica {
     pub name: Name,
     pub log: Log,
     pub door: Door,
@@ -166,7 +166,7 @@ pub struct Replica {
 
 impl Replica {
     /// Opens the service's database and builds the service on it.
-    pub async fn open(
+    pub(crate) async fn open(
         name: Name,
         database: Database,
         env: eventlog::Env,
@@ -221,7 +221,7 @@ impl Replica {
     }
 
     /// Begins to read partitions where the database says.
-    pub async fn assign(&mut self, places: &BTreeSet<(String, i32)>, broker: &Broker) -> Result<(), Error> {
+    pub(crate) async fn assign(&mut self, places: &BTreeSet<(String, i32)>, broker: &Broker) -> Result<(), Error> {
         let progress = self.log.progress_of(self.name.as_str()).await?;
         self.log.count_parked().await?;
         for (topic, partition) in places {
@@ -248,14 +248,14 @@ impl Replica {
     }
 
     /// Handles one batch of a partition.
-    pub fn handle(&self, index: usize) -> Operation {
+    pub(crate) fn handle(&self, index: usize) -> Operation {
         let assigned = &self.assigned[index];
         (self.consume)(Once { source: assigned.source.clone(), look_again: assigned.look_again.clone(), is_done: false })
     }
 }
 
 /// As `skald` starts it when nothing is said.
-pub fn order_config() -> order::Config {
+pub(crate) fn order_config() -> order::Config {
     order::Config {
         step_deadline_ms: 5_000,
         step_tries: 3,

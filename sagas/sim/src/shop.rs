@@ -27,7 +27,7 @@ use crate::{
 
 /// What a customer wants, under one idempotency key.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub(crate) struct Ask {
     pub key: IdempotencyKey,
     pub customer_id: CustomerId,
     pub wanted: Vec<Wanted>,
@@ -39,7 +39,7 @@ pub struct Ask {
 
 /// How an ask ended for its customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     Accepted,
     /// The basket could not be sold, and nothing was ever handed in.
     Refused,
@@ -47,7 +47,7 @@ pub enum Ended {
 
 /// Everything on this side of the door.
 #[derive(Debug)]
-pub struct Shop {
+pub(crate) struct Shop {
     pub asks: Vec<Ask>,
     /// The pieces that each product began with.
     pub products: BTreeMap<ProductId, i64>,
@@ -59,7 +59,7 @@ pub struct Shop {
 }
 
 impl Shop {
-    pub fn new(chance: &mut Chance, orders: usize) -> Self {
+    pub(crate) fn new(chance: &mut Chance, orders: usize) -> Self {
         let id = |chance: &mut Chance| Uuid::from_u64_pair(chance.bits(), chance.bits());
         let customers: Vec<CustomerId> = (0..5).map(|_| id(chance).into()).collect();
         let mut products = BTreeMap::new();
@@ -86,18 +86,18 @@ impl Shop {
     }
 
     /// Whether somebody has not been answered.
-    pub fn has_open(&self) -> bool {
+    pub(crate) fn has_open(&self) -> bool {
         self.asks.iter().any(|ask| ask.ended.is_none())
     }
 
-    pub fn has_orders(&self) -> bool {
+    pub(crate) fn has_orders(&self) -> bool {
         self.asks.iter().any(|ask| !ask.told.is_empty())
     }
 }
 
 impl World {
     /// Puts the products on sale.
-    pub async fn fill(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn fill(&mut self) -> anyhow::Result<()> {
         let index = self.any(Name::Product).context("the product service runs")?;
         for (number, (product_id, stock)) in self.shop.products.clone().into_iter().enumerate() {
             let price = Money::new(100 + 37 * number as i64, Currency::EUR);
@@ -117,7 +117,7 @@ impl World {
     }
 
     /// A customer hands in the next order, or one that was not answered.
-    pub async fn ask(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn ask(&mut self) -> anyhow::Result<()> {
         let open: Vec<usize> = (0..self.shop.asks.len()).filter(|index| self.shop.asks[*index].ended.is_none()).collect();
         // The next ones first; who was not answered tries again in between.
         let fresh = open.iter().copied().find(|index| *index >= self.shop.next);
@@ -132,7 +132,7 @@ impl World {
     }
 
     /// A customer sends once more what was answered long ago.
-    pub async fn ask_again(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn ask_again(&mut self) -> anyhow::Result<()> {
         let number = self.chance.below(self.shop.asks.len());
         if self.shop.asks[number].ended == Some(Ended::Accepted) { self.hand_in(number).await } else { Ok(()) }
     }
@@ -231,7 +231,7 @@ impl World {
     }
 
     /// A customer wants out, or an operator for them.
-    pub async fn cancel(&mut self) {
+    pub(crate) async fn cancel(&mut self) {
         let Some((order_id, customer_id)) = self.some_order() else { return };
         let is_operator = self.chance.permille(300);
         let id = if is_operator { CustomerId(Uuid::from_u128(1)) } else { customer_id };
@@ -241,7 +241,7 @@ impl World {
     }
 
     /// An operator takes the wheel, without a waiver.
-    pub async fn steer(&mut self) {
+    pub(crate) async fn steer(&mut self) {
         let Some((order_id, _)) = self.some_order() else { return };
         let verb = if self.chance.permille(700) { Input::RetryAsked } else { Input::CompensationForced };
         self.say(format_args!("operator: {verb:?} of {order_id}"));

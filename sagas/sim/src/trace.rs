@@ -11,7 +11,7 @@ const LINES_MAX: usize = 60;
 
 /// Everything that happened in a run.
 #[derive(Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     hash: u64,
     began: Timestamp,
     events: u64,
@@ -20,12 +20,12 @@ pub struct Trace {
 }
 
 impl Trace {
-    pub fn new(began: Timestamp, is_printed: bool) -> Self {
+    pub(crate) fn new(began: Timestamp, is_printed: bool) -> Self {
         // FNV-1a's offset basis.
         Self { hash: 0xcbf2_9ce4_8422_2325, began, events: 0, lines: VecDeque::new(), is_printed }
     }
 
-    pub fn say(&mut self, now: Timestamp, what: fmt::Arguments<'_>) {
+    pub(crate) fn say(&mut self, now: Timestamp, what: fmt::Arguments<'_>) {
         self.events += 1;
         let since = now.since(self.began).as_micros();
         let line = format!("{:>6} {:>4}.{:06} {what}", self.events, since / 1_000_000, since % 1_000_000);
@@ -39,21 +39,21 @@ impl Trace {
         self.lines.push_back(line);
     }
 
-    pub fn mix(&mut self, bytes: &[u8]) {
+    pub(crate) fn mix(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
 
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
-    pub fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         self.events
     }
 
-    pub fn last_lines(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn last_lines(&self) -> impl Iterator<Item = &str> {
         self.lines.iter().map(String::as_str)
     }
 }

@@ -40,8 +40,7 @@ impl Plan {
 }
 
 /// One service: its database, and how far its log is known to reach.
-pub struct Service {
-    pub name: Name,
+pub(crate) struct Service {
     pub database: Database,
     /// The checkers' own connections.
     pub readers: Readers,
@@ -51,7 +50,7 @@ pub struct Service {
 }
 
 /// Where a process runs, or will run again.
-pub struct Slot {
+pub(crate) struct Slot {
     pub name: Name,
     pub number: usize,
     pub up: Option<Replica>,
@@ -71,7 +70,7 @@ pub struct Counts {
 }
 
 /// Everything there is.
-pub struct World {
+pub(crate) struct World {
     pub plan: Plan,
     pub chance: Chance,
     pub clock: Clock,
@@ -90,7 +89,7 @@ pub struct World {
 
 impl World {
     /// Opens every service in `directory` and fills the shop.
-    pub async fn open(plan: Plan, directory: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn open(plan: Plan, directory: &Path) -> anyhow::Result<Self> {
         let clock = Clock::start();
         let mut chance = Chance::new(plan.seed);
         let mut services = BTreeMap::new();
@@ -98,7 +97,7 @@ impl World {
         for name in Name::ALL {
             let database = Database::Sqlite(directory.join(format!("{}.db", name.as_str())));
             let readers = database.readers().context("the checkers' connections")?;
-            services.insert(name, Service { name, database, readers, head: 0, due: None });
+            services.insert(name, Service { database, readers, head: 0, due: None });
             // The first has to be there when the shop is filled.
             for number in 0..=usize::from(plan.faulty_steps > 0 && chance.permille(600)) {
                 let disk = Disk::new(clock.clone());
@@ -124,7 +123,7 @@ impl World {
     }
 
     /// Starts the process of a slot; what it knows is what its database knows.
-    pub async fn start(&mut self, index: usize) -> anyhow::Result<()> {
+    pub(crate) async fn start(&mut self, index: usize) -> anyhow::Result<()> {
         let slot = &mut self.slots[index];
         slot.starts += 1;
         slot.disk = Disk::new(self.clock.clone());
@@ -141,7 +140,7 @@ impl World {
     }
 
     /// The process of a slot is gone, with everything it had in memory.
-    pub fn crash(&mut self, index: usize) {
+    pub(crate) fn crash(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         if let Some(mut replica) = slot.up.take() {
             replica.relay.drop_producer();
@@ -152,7 +151,7 @@ impl World {
     }
 
     /// Drives an operation of a slot; a crash under it takes the process down.
-    pub async fn drive<T>(&mut self, index: usize, operation: &mut Operation<T>) -> Driven<T> {
+    pub(crate) async fn drive<T>(&mut self, index: usize, operation: &mut Operation<T>) -> Driven<T> {
         let fate = if self.is_calm { None } else { self.fate() };
         let slot = &mut self.slots[index];
         let Some(replica) = slot.up.as_mut() else { return Driven::Crashed };
@@ -175,22 +174,27 @@ impl World {
         driven
     }
 
-    pub fn say(&mut self, what: std::fmt::Arguments<'_>) {
+    pub(crate) fn say(&mut self, what: std::fmt::Arguments<'_>) {
         self.trace.say(self.clock.now(), what);
     }
 
+    /// How the trace calls the process of a slot.
+    pub(crate) fn label(&self, index: usize) -> String {
+        format!("{}/{}", self.slots[index].name.as_str(), self.slots[index].number)
+    }
+
     /// The slots of a service whose process runs.
-    pub fn running(&self, name: Name) -> Vec<usize> {
+    pub(crate) fn running(&self, name: Name) -> Vec<usize> {
         let is_up = |(_, slot): &(usize, &Slot)| slot.name == name && slot.up.is_some();
         self.slots.iter().enumerate().filter(is_up).map(|(index, _)| index).collect()
     }
 
-    pub fn replica(&mut self, index: usize) -> &mut Replica {
+    pub(crate) fn replica(&mut self, index: usize) -> &mut Replica {
         self.slots[index].up.as_mut().expect("asked of a process that runs")
     }
 
     /// One of the processes of a service that run.
-    pub fn any(&mut self, name: Name) -> Option<usize> {
+    pub(crate) fn any(&mut self, name: Name) -> Option<usize> {
         let running = self.running(name);
         (!running.is_empty()).then(|| running[self.chance.below(running.len())])
     }

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use contract::{dead_letter::Cause, record};
+use contract::{Fault, dead_letter::Cause, record};
 use eventlog::{Arrived, Error, Log, Poison};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -178,7 +178,7 @@ impl Partition {
             if self.buffer.closed.is_cancelled() {
                 return Ok(Look::Ended);
             }
-            if self.may_release {
+            if self.may_release && !Fault::GapNeverDrained.is_planted() {
                 let released = if self.log.parked() > 0 { self.released().await? } else { Vec::new() };
                 if !released.is_empty() {
                     self.handed = Handed::Released;
