@@ -134,7 +134,7 @@ impl World {
         let replica = opened.with_context(|| format!("opening {}", slot.name.as_str()))?;
         service.head = service.head.max(*replica.log.head().borrow());
         // Whatever is open is looked for at once.
-        service.due = Some(self.clock.now());
+        service.due = (slot.name != Name::Product).then(|| self.clock.now());
         slot.up = Some(replica);
         Ok(())
     }
