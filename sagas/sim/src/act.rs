@@ -6,6 +6,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use contract::{Meta, Timestamp, topics::TOPICS};
 use eventlog::{Desk, Error, Job, on};
+use order::handler::Work;
+use saga::order::Input;
+use uuid::Uuid;
 
 use crate::{
     broker::Lane,
@@ -22,15 +25,15 @@ impl World {
         match step {
             Step::Ask => self.ask().await?,
             Step::AskAgain => self.ask_again().await?,
-            Step::Cancel => self.cancel().await,
-            Step::Steer => self.steer().await,
+            Step::Cancel => self.cancel().await?,
+            Step::Steer => self.steer().await?,
             Step::Start(index) => {
                 let label = self.label(index);
                 self.say(format_args!("{label} starts"));
                 self.start(index).await?;
             }
             Step::Assign(name) => self.assign(name).await?,
-            Step::Relay(index) => self.relay(index).await,
+            Step::Relay(index) => self.relay(index).await?,
             Step::Arrive(lane) => {
                 let position = self.broker.arrive(&lane);
                 self.say(format_args!("{} {}/{} arrives from producer {}", position, lane.1, lane.2, lane.0));
@@ -85,16 +88,37 @@ impl World {
         Ok(())
     }
 
-    async fn relay(&mut self, index: usize) {
+    async fn relay(&mut self, index: usize) -> anyhow::Result<()> {
         let (broker, saves) = (self.broker.clone(), self.is_calm || self.chance.permille(300));
         let name = self.slots[index].name;
         let turn = self.replica(index).relay.turn(&broker, saves).await;
         if let Turn::Leads { lost: Some(lost), .. } = turn {
+            if !self.may_cut {
+                self.wrong.push(format!("relay-unbroken: the broker lacks what came after {lost}, and has lost nothing"));
+            }
             let to = self.to_rewind.entry(name).or_insert(lost);
             *to = lost.min(*to);
         }
         let label = self.label(index);
         self.say(format_args!("{label} relay: {turn:?}"));
+        if matches!(turn, Turn::Published { is_saved: true, .. }) {
+            self.saved(name).await?;
+        }
+        Ok(())
+    }
+
+    /// A checkpoint never moves back, but where an operator sets it back.
+    async fn saved(&mut self, name: Name) -> anyhow::Result<()> {
+        let service = self.services.get_mut(&name).expect("every service is there");
+        let mut reader = service.readers.acquire().await?;
+        let sql = "SELECT position FROM relay";
+        let position: i64 = on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>(sql).fetch_one(c).await)?;
+        if position < service.published {
+            let (name, before) = (name.as_str(), service.published);
+            self.wrong.push(format!("relay-unbroken: the checkpoint of {name} went back from {before} to {position}"));
+        }
+        service.published = position;
+        Ok(())
     }
 
     async fn handle(&mut self, index: usize, place: usize) {
@@ -137,14 +161,23 @@ impl World {
     /// The service looks for what is due.
     async fn look(&mut self, name: Name) -> anyhow::Result<()> {
         let Some(index) = self.any(name) else { return Ok(()) };
+        let hurried = if name == Name::Order && !self.is_calm && self.chance.permille(300) { self.overdue().await? } else { None };
         let replica = self.replica(index);
         let log = replica.log.clone();
         let mut operation: Operation<Result<(), Error>> = match (&replica.door, &replica.steps) {
             (Door::Order(writer), _) => {
                 let writer = writer.clone();
+                let retry = |id: Uuid| Work::Steer { order_id: id.into(), verb: Input::RetryAsked, note: None };
+                let retry = hurried.map(|id| Job { work: retry(id), meta: Meta::default() });
                 Box::pin(async move {
+                    // An operator's retry and the deadline in one transaction: the retry has moved the deadline.
+                    if let Some(retry) = retry {
+                        let due = writer.submit(Job { work: Work::Due, meta: Meta::default() });
+                        let (retried, due) = futures_util::future::join(writer.submit(retry), due).await;
+                        return retried.and(due).map(drop);
+                    }
                     let fire = || async {
-                        writer.submit(Job { work: order::handler::Work::Due, meta: Meta::default() }).await.map(drop)
+                        writer.submit(Job { work: Work::Due, meta: Meta::default() }).await.map(drop)
                     };
                     engine::look(&log, &fire).await
                 })
@@ -155,6 +188,13 @@ impl World {
         let driven = self.drive(index, &mut operation).await;
         self.say(format_args!("{} looks for what is due: {}", name.as_str(), matches!(driven, Driven::Done(Ok(())))));
         self.look_up_due().await
+    }
+
+    /// An order whose deadline has passed.
+    async fn overdue(&mut self) -> anyhow::Result<Option<Uuid>> {
+        let (now, mut reader) = (self.clock.now().0, self.services[&Name::Order].readers.acquire().await?);
+        let sql = "SELECT id FROM sagas WHERE due_us <= $1 ORDER BY due_us LIMIT 1";
+        Ok(on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, Uuid>(sql).bind(now).fetch_optional(c).await)?)
     }
 
     fn provide(&mut self, call: u64) {
@@ -193,6 +233,12 @@ impl World {
         let mut desk = Desk::open(&self.services[&name].database).await?;
         let moved = desk.rewind(to).await;
         self.counts.rewinds += 1;
+        if let Ok(moved) = &moved {
+            self.services.get_mut(&name).expect("every service is there").published = moved.position;
+        }
+        for index in self.running(name) {
+            self.replica(index).relay.renew_soon();
+        }
         self.say(format_args!("operator: relay rewind --to {to} of {}: {moved:?}", name.as_str()));
         Ok(())
     }
@@ -232,6 +278,9 @@ impl World {
             told.extend(gaps);
         }
         for (topic, last) in told {
+            if !self.may_cut {
+                self.wrong.push(format!("relay-unbroken: what came after {last} of {topic} is missing, and the broker has lost nothing"));
+            }
             let Some(name) = Name::ALL.into_iter().find(|name| TOPICS.iter().any(|of| of.name == topic && of.owner == name.as_str()))
             else {
                 continue;

@@ -108,9 +108,9 @@ impl World {
             steps.push((Step::Lose(lane), 1));
         }
         if !self.running(Name::Order).is_empty() && self.shop.has_orders() {
-            steps.extend([(Step::AskAgain, 2), (Step::Cancel, 4), (Step::Steer, 3)]);
+            steps.extend([(Step::AskAgain, 2), (Step::Cancel, 3), (Step::Steer, 5)]);
         }
-        steps.extend([(Step::Garbage, 2), (Step::Cut, 1), (Step::Jump, 6)]);
+        steps.extend([(Step::Garbage, 2), (Step::Cut, u32::from(self.may_cut)), (Step::Jump, 6)]);
     }
 
     fn leads(&self, index: usize) -> bool {

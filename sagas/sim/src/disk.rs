@@ -43,7 +43,7 @@ impl Disk {
         Arc::new(Self { clock, next: Mutex::default(), has_crashed: AtomicBool::new(false) })
     }
 
-    /// Arms the fate of the next commit; `None` disarms it.
+    /// Arms the fate of the next commit, or of all while the disk is full; `None` disarms it.
     pub(crate) fn arm(&self, fate: Option<Fate>) {
         *self.next() = fate;
     }
@@ -64,7 +64,11 @@ impl Disk {
 
 impl eventlog::Disk for Disk {
     fn commit<'a>(&'a self, commit: Commit<'a>) -> Commit<'a> {
-        let fate = self.next().take();
+        let fate = {
+            let mut next = self.next();
+            // A full disk stays full for as long as the operation lasts.
+            if *next == Some(Fate::Refused) { *next } else { next.take() }
+        };
         Box::pin(async move {
             match fate {
                 None => commit.await,

@@ -137,6 +137,14 @@ impl Relay {
         Ok(Turn::Published { rows, reports, is_saved })
     }
 
+    /// It says at its next turn that it leads, or hears that it does not.
+    pub(crate) fn renew_soon(&mut self) {
+        self.idle_until = Timestamp(0);
+        if let Some(leading) = &mut self.leading {
+            leading.renewed = Timestamp(0);
+        }
+    }
+
     /// What is on its way stays on its way; nobody hears of it.
     pub(crate) fn drop_producer(&mut self) {
         if let Some(leading) = self.leading.take() {

@@ -86,13 +86,14 @@ async fn live(world: &mut World) -> anyhow::Result<Ended> {
             None => {}
         }
         if steps % CHECKED_EVERY == 0 {
-            let wrong = check::safety(&View::of(world).await?);
+            let wrong = [std::mem::take(&mut world.wrong), check::safety(&View::of(world).await?)].concat();
             if !wrong.is_empty() {
                 return Ok(Ended::Unsafe(short(wrong)));
             }
         }
     }
     let (wrong, missing) = check::at_the_end(&View::of(world).await?);
+    let wrong = [std::mem::take(&mut world.wrong), wrong].concat();
     Ok(match (wrong.is_empty(), missing.is_empty()) {
         (false, _) => Ended::Unsafe(short(wrong)),
         (true, false) => Ended::Stuck(short(missing)),

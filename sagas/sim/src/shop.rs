@@ -9,7 +9,7 @@ use contract::{
     Currency, CustomerId, Meta, Money, OrderId, ProductId,
     product::{ProductAdded, StockLine},
 };
-use eventlog::{Answer, Error, IdempotencyKey, Job};
+use eventlog::{Answer, Error, IdempotencyKey, Job, on};
 use order::{
     domain::{Offer, Quote, Wanted, basket, price},
     handler::{By, Done, Place, Work},
@@ -222,31 +222,38 @@ impl World {
         }
     }
 
-    fn some_order(&mut self) -> Option<(OrderId, CustomerId)> {
-        let told: Vec<(OrderId, CustomerId)> =
+    /// An order that somebody knows of, mostly one that is under way.
+    async fn some_order(&mut self) -> anyhow::Result<Option<(OrderId, CustomerId)>> {
+        let mut told: Vec<(OrderId, CustomerId)> =
             self.shop.asks.iter().filter_map(|ask| Some((*ask.told.first()?, ask.customer_id))).collect();
-        // The newest are the ones that are still under way.
-        let newest = &told[told.len().saturating_sub(12)..];
-        (!newest.is_empty()).then(|| newest[self.chance.below(newest.len())])
+        if self.chance.permille(850) {
+            let mut reader = self.services[&Name::Order].readers.acquire().await?;
+            let sql = "SELECT id FROM sagas WHERE due_us IS NOT NULL";
+            let open: Vec<Uuid> = on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, Uuid>(sql).fetch_all(c).await)?;
+            told.retain(|(id, _)| open.contains(&id.0));
+        }
+        Ok((!told.is_empty()).then(|| told[self.chance.below(told.len())]))
     }
 
     /// A customer wants out, or an operator for them.
-    pub(crate) async fn cancel(&mut self) {
-        let Some((order_id, customer_id)) = self.some_order() else { return };
+    pub(crate) async fn cancel(&mut self) -> anyhow::Result<()> {
+        let Some((order_id, customer_id)) = self.some_order().await? else { return Ok(()) };
         let is_operator = self.chance.permille(300);
         let id = if is_operator { CustomerId(Uuid::from_u128(1)) } else { customer_id };
         let work = Work::Cancel { order_id, by: By { id, is_operator } };
         self.say(format_args!("cancel of {order_id}"));
         self.demand(order_id, work, true).await;
+        Ok(())
     }
 
     /// An operator takes the wheel, without a waiver.
-    pub(crate) async fn steer(&mut self) {
-        let Some((order_id, _)) = self.some_order() else { return };
-        let verb = if self.chance.permille(700) { Input::RetryAsked } else { Input::CompensationForced };
+    pub(crate) async fn steer(&mut self) -> anyhow::Result<()> {
+        let Some((order_id, _)) = self.some_order().await? else { return Ok(()) };
+        let verb = if self.chance.permille(500) { Input::RetryAsked } else { Input::CompensationForced };
         self.say(format_args!("operator: {verb:?} of {order_id}"));
         let work = Work::Steer { order_id, verb, note: Some("simulated".to_owned()) };
         self.demand(order_id, work, verb == Input::CompensationForced).await;
+        Ok(())
     }
 
     async fn demand(&mut self, order_id: OrderId, work: Work, cancels: bool) {

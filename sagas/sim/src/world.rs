@@ -45,6 +45,8 @@ pub(crate) struct Service {
     /// The checkers' own connections.
     pub readers: Readers,
     pub head: i64,
+    /// The checkpoint that was saved last, which only an operator sets back.
+    pub published: i64,
     /// When something of its database is due next, as far as was looked.
     pub due: Option<Timestamp>,
 }
@@ -83,6 +85,10 @@ pub(crate) struct World {
     pub shop: Shop,
     pub counts: Counts,
     pub is_calm: bool,
+    /// Whether the broker loses what it acknowledged; only then may a message ever wait for a gap to close.
+    pub may_cut: bool,
+    /// What was found wrong on the way.
+    pub wrong: Vec<String>,
     /// Service and position: what an operator was told to publish again.
     pub to_rewind: BTreeMap<Name, i64>,
 }
@@ -97,20 +103,36 @@ impl World {
         for name in Name::ALL {
             let database = Database::Sqlite(directory.join(format!("{}.db", name.as_str())));
             let readers = database.readers().context("the checkers' connections")?;
-            services.insert(name, Service { database, readers, head: 0, due: None });
+            services.insert(name, Service { database, readers, head: 0, published: 0, due: None });
             // The first has to be there when the shop is filled.
             for number in 0..=usize::from(plan.faulty_steps > 0 && chance.permille(600)) {
                 let disk = Disk::new(clock.clone());
                 slots.push(Slot { name, number, up: None, disk, down_until: clock.now(), starts: 0 });
             }
         }
+        let may_cut = plan.faulty_steps > 0 && chance.permille(400);
         let trace = Trace::new(clock.now(), plan.is_traced);
         let post = Post::new(chance.bits());
         let shop = Shop::new(&mut chance, plan.orders);
         let (broker, provider) = (Broker::new(), Provider::default());
         let (counts, to_rewind) = (Counts::default(), BTreeMap::new());
-        let mut world =
-            Self { plan, chance, clock, trace, broker, provider, post, services, slots, shop, counts, is_calm: true, to_rewind };
+        let mut world = Self {
+            plan,
+            chance,
+            clock,
+            trace,
+            broker,
+            provider,
+            post,
+            services,
+            slots,
+            shop,
+            counts,
+            is_calm: true,
+            may_cut,
+            wrong: Vec::new(),
+            to_rewind,
+        };
         for slot in 0..world.slots.len() {
             world.start(slot).await?;
         }
