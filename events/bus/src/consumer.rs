@@ -174,7 +174,7 @@ impl<H: Consumer> Running<H> {
         loop {
             let error = match self.writer.deliver(claim.clone(), self.items(batch, poison.as_deref())).await {
                 Ok(Delivered::Committed) => return Some(Ok(batch.next)),
-                Ok(Delivered::Lost) => match self.writer.log().progress(self.name, &batch.topic, batch.partition).await {
+                Ok(Delivered::Lost) => match self.elsewhere(batch).await {
                     Ok(next) => return Some(Ok(next)),
                     Err(error) => error,
                 },
@@ -192,6 +192,13 @@ impl<H: Consumer> Running<H> {
                 return None;
             }
         }
+    }
+
+    /// Where the progress is that somebody else has moved. What they parked waits for whoever reads on.
+    async fn elsewhere(&self, batch: &Batch) -> Result<i64, Error> {
+        let log = self.writer.log();
+        log.count_parked().await?;
+        log.progress(self.name, &batch.topic, batch.partition).await
     }
 
     fn items(&self, batch: &Batch, poison: Option<&str>) -> Vec<Item<H::Work>> {

@@ -161,9 +161,9 @@ pub(crate) async fn park(conn: &mut Conn<'_>, parked: &[Parked<'_>], now_us: i64
     Ok(())
 }
 
-/// Forgets a parked message that has found its place.
-pub(crate) async fn unpark(conn: &mut Conn<'_>, claim: &Claim, link: &Link) -> Result<(), Error> {
-    on!(conn, |c| sqlx::query::<DB>(
+/// Forgets a parked message that has found its place; false if somebody else has before.
+pub(crate) async fn unpark(conn: &mut Conn<'_>, claim: &Claim, link: &Link) -> Result<bool, Error> {
+    let gone = on!(conn, |c| sqlx::query::<DB>(
         "DELETE FROM parked WHERE consumer = $1 AND topic = $2 AND partition = $3 AND source = $4 AND sequence = $5"
     )
     .bind(claim.consumer.as_str())
@@ -173,8 +173,8 @@ pub(crate) async fn unpark(conn: &mut Conn<'_>, claim: &Claim, link: &Link) -> R
     .bind(link.sequence)
     .execute(c)
     .await
-    .map(drop))?;
-    Ok(())
+    .map(|result| result.rows_affected()))?;
+    Ok(gone > 0)
 }
 
 /// Up to `limit` parked messages of a partition whose gap has closed, in their order: offset and record.

@@ -407,10 +407,11 @@ impl Arrivals {
             let now_us = unit.now().0;
             chain::park(unit.conn(), &parked, now_us).await?;
         }
+        self.parked = parked.len() as i64;
         for (claim, link) in &released {
-            chain::unpark(unit.conn(), claim, link).await?;
+            // Two readers of one partition may drain the same message: counted twice, another one that waits would be forgotten.
+            self.parked -= i64::from(chain::unpark(unit.conn(), claim, link).await?);
         }
-        self.parked = parked.len() as i64 - released.len() as i64;
         Ok(placed)
     }
 
