@@ -291,6 +291,16 @@ impl World {
         Ok(())
     }
 
+    /// Whether every log has a leader and no consumer waits to try again.
+    pub(crate) fn has_settled(&self) -> bool {
+        Name::ALL.iter().all(|name| {
+            let running = self.running(*name);
+            let mut replicas = running.iter().filter_map(|index| self.slots[*index].up.as_ref());
+            replicas.clone().any(|replica| replica.relay.is_leading())
+                && replicas.all(|replica| replica.assigned.iter().all(|assigned| assigned.parked.is_none()))
+        })
+    }
+
     /// The next instant at which something happens by itself.
     pub(crate) fn next_instant(&self) -> Option<Timestamp> {
         let due = self.services.values().filter_map(|service| service.due);
