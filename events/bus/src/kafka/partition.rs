@@ -221,7 +221,8 @@ impl Source for Partition {
     fn seek(&mut self, _topic: &str, _partition: i64, next: i64) {
         let before = self.buffer.stored.swap(next, Ordering::Relaxed);
         self.may_release = true;
-        let is_ours = match std::mem::replace(&mut self.handed, Handed::Nothing) {
+        let handed = std::mem::replace(&mut self.handed, Handed::Nothing);
+        let is_ours = match handed {
             Handed::Before(handed) if next == handed => {
                 self.joined = true;
                 true
@@ -230,7 +231,9 @@ impl Source for Partition {
             Handed::Released => next == before,
         };
         // Somebody else has moved the progress. Further on is where the buffer leads to; anywhere else it has to be filled anew.
-        let leads_there = self.joined && next > before;
+        // Where they came less far than what was taken out of the buffer, the rest of that is no longer in it.
+        let is_short = matches!(handed, Handed::Before(end) if next < end);
+        let leads_there = self.joined && next > before && !is_short;
         if !is_ours && !leads_there {
             self.lost.cancel();
         }
