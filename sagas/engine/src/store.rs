@@ -106,11 +106,11 @@ pub async fn due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result<Vec<
     Ok(on!(conn, |c| sqlx::query_scalar::<DB, Uuid>(
         "SELECT id FROM sagas WHERE due_us <= $1 AND due_us > $3 ORDER BY due_us LIMIT $2"
     )
-        .bind(now.0)
-        .bind(limit)
-        .bind(since.0)
-        .fetch_all(c)
-        .await)?)
+    .bind(now.0)
+    .bind(limit)
+    .bind(since.0)
+    .fetch_all(c)
+    .await)?)
 }
 
 /// Which instances to list.

@@ -161,7 +161,8 @@ impl World {
     /// The service looks for what is due.
     async fn look(&mut self, name: Name) -> anyhow::Result<()> {
         let Some(index) = self.any(name) else { return Ok(()) };
-        let hurried = if name == Name::Order && !self.is_calm && self.chance.permille(300) { self.overdue().await? } else { None };
+        let hurried =
+            if name == Name::Order && !self.is_calm && self.chance.permille(300) { self.overdue().await? } else { None };
         let replica = self.replica(index);
         let log = replica.log.clone();
         let mut operation: Operation<Result<(), Error>> = match (&replica.door, &replica.steps) {
@@ -176,9 +177,7 @@ impl World {
                         let (retried, due) = futures_util::future::join(writer.submit(retry), due).await;
                         return retried.and(due).map(drop);
                     }
-                    let fire = || async {
-                        writer.submit(Job { work: Work::Due, meta: Meta::default() }).await.map(drop)
-                    };
+                    let fire = || async { writer.submit(Job { work: Work::Due, meta: Meta::default() }).await.map(drop) };
                     engine::look(&log, &fire).await
                 })
             }
@@ -279,9 +278,12 @@ impl World {
         }
         for (topic, last) in told {
             if !self.may_cut {
-                self.wrong.push(format!("relay-unbroken: what came after {last} of {topic} is missing, and the broker has lost nothing"));
+                self.wrong.push(format!(
+                    "relay-unbroken: what came after {last} of {topic} is missing, and the broker has lost nothing"
+                ));
             }
-            let Some(name) = Name::ALL.into_iter().find(|name| TOPICS.iter().any(|of| of.name == topic && of.owner == name.as_str()))
+            let Some(name) =
+                Name::ALL.into_iter().find(|name| TOPICS.iter().any(|of| of.name == topic && of.owner == name.as_str()))
             else {
                 continue;
             };

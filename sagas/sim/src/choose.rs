@@ -4,11 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{
-    broker::Lane,
-    replica::Name,
-    world::World,
-};
+use crate::{broker::Lane, replica::Name, world::World};
 
 /// One step of the world. Numbers are slots, then places within them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +115,8 @@ impl World {
 
     /// Partitions of a service that no process reads.
     pub(crate) fn unassigned(&self, name: Name) -> BTreeSet<(String, i32)> {
-        let all = name.topics().flat_map(|topic| (0..topic.settings.partitions).map(move |number| (topic.name.to_owned(), number)));
+        let all =
+            name.topics().flat_map(|topic| (0..topic.settings.partitions).map(move |number| (topic.name.to_owned(), number)));
         let mut left: BTreeSet<(String, i32)> = all.collect();
         for replica in self.slots.iter().filter(|slot| slot.name == name).filter_map(|slot| slot.up.as_ref()) {
             for assigned in &replica.assigned {

@@ -65,7 +65,9 @@ fn main() -> ExitCode {
         if runs == arguments.runs || runs % 100 == 0 {
             let seconds = env.now().since(began).as_secs_f64();
             let rate = orders as f64 / seconds.max(0.001);
-            println!("{runs} runs from seed {first}: {orders} orders, {confirmed} confirmed, {seconds:.1} s, {rate:.0} orders a second");
+            println!(
+                "{runs} runs from seed {first}: {orders} orders, {confirmed} confirmed, {seconds:.1} s, {rate:.0} orders a second"
+            );
         }
         if runs == arguments.runs {
             return ExitCode::SUCCESS;

@@ -149,7 +149,8 @@ impl PaymentProvider for Provider {
 
     fn lookup(&self, order_id: OrderId) -> BoxFuture<'_, Result<Vec<Verdict>, String>> {
         let prefix = format!("{order_id}:");
-        let found = self.books().by_key.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, verdict)| verdict.clone()).collect();
+        let found =
+            self.books().by_key.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(_, verdict)| verdict.clone()).collect();
         Box::pin(std::future::ready(Ok(found)))
     }
 }

@@ -9,8 +9,8 @@ use anyhow::Context as _;
 use crate::{
     check::{self, View},
     choose::Step,
-    trace::Trace,
     replica::Name,
+    trace::Trace,
     world::{Counts, Plan, World},
 };
 

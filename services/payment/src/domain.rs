@@ -199,7 +199,9 @@ impl Payment {
         }
         match (self.status, self.amount) {
             (Status::Authorized | Status::CaptureRefused, Some(amount)) => vec![self.intend(Operation::Void, amount)],
-            (Status::Captured, Some(amount)) if !Fault::RefundForgotten.is_planted() => vec![self.intend(Operation::Refund, amount)],
+            (Status::Captured, Some(amount)) if !Fault::RefundForgotten.is_planted() => {
+                vec![self.intend(Operation::Refund, amount)]
+            }
             (Status::Voided, _) => vec![self.voided(AGAIN, self.refunded())],
             // It never happened, or the provider said no.
             _ => vec![self.voided(FIRST, None)],

@@ -9,7 +9,8 @@ use crate::{replica::Name, shop::Ended};
 
 pub(super) fn check(view: &View, wrong: &mut Vec<String>, missing: &mut Vec<String>) {
     let rows = view.log(Name::Order);
-    let of = |kind: &str| -> BTreeSet<Uuid> { rows.iter().filter(|row| row.kind == kind).filter_map(|row| row.order()).collect() };
+    let of =
+        |kind: &str| -> BTreeSet<Uuid> { rows.iter().filter(|row| row.kind == kind).filter_map(|row| row.order()).collect() };
     let (placed, confirmed, cancelled) = (of("order.OrderPlaced"), of("order.OrderConfirmed"), of("order.OrderCancelled"));
     for order in &placed {
         if !confirmed.contains(order) && !cancelled.contains(order) {
@@ -65,7 +66,9 @@ fn letters(
         for order in orders {
             match arrived.get(order) {
                 None => missing.push(format!("letter-arrives: nobody was told that {order} is {template}")),
-                Some(found) if *found != template => wrong.push(format!("letter-arrives: {order} is {template}, its customer has {found}")),
+                Some(found) if *found != template => {
+                    wrong.push(format!("letter-arrives: {order} is {template}, its customer has {found}"))
+                }
                 Some(_) => {}
             }
         }

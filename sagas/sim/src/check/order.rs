@@ -88,7 +88,10 @@ fn sagas(view: &View, rows: &[Row], wrong: &mut Vec<String>) {
         for row in rows {
             let is_deadline = matches!(row.text("input"), "DeadlinePassed" | "LastDeadlinePassed");
             if row.kind == "saga.SagaMoved" && is_deadline && row.time_us < asked.saturating_add(STEP_DEADLINE_US) {
-                wrong.push(format!("no-effect-without-cause: a deadline of {stream} passed {} us early", asked + STEP_DEADLINE_US - row.time_us));
+                wrong.push(format!(
+                    "no-effect-without-cause: a deadline of {stream} passed {} us early",
+                    asked + STEP_DEADLINE_US - row.time_us
+                ));
             }
             if row.topic.as_deref().is_some_and(|topic| topic.ends_with(".commands.v1")) {
                 asked = row.time_us;
