@@ -35,9 +35,9 @@ model:
 model-large:
     ci/model.sh --larger
 
-# Changes the code of sagas/core in every way that cargo-mutants knows; what no test notices is explained in docs/mutants.md.
+# What no test notices in sagas/core and the services' deciders; docs/mutants.md has the reasons. `--changed`: only since main.
 mutants *arguments:
-    cargo mutants --package skald-saga --jobs 1 --timeout 120 {{ arguments }}
+    ci/mutants.sh {{ arguments }}
 
 # Everything that can be killed is killed, again and again, while orders stream in: the processes, Kafka, PostgreSQL.
 crash minutes="30":
@@ -46,6 +46,18 @@ crash minutes="30":
 # kill -9 of `skald up`, the one process on SQLite, while orders stream in.
 crash-embedded rounds="20":
     ci/crash.sh {{ rounds }}
+
+# The whole shop on one seed, with faults and then calm: production code, one step at a time. `just sim 7 --trace` shows every step.
+sim seed *arguments:
+    cargo run --release -p skald-sim --features planted -- --seed {{ seed }} {{ arguments }}
+
+# New seeds for ever, until one fails.
+soak *arguments:
+    cargo run --release -p skald-sim --features planted -- --runs 0 {{ arguments }}
+
+# The simulation as CI runs it: 20,000 orders, then every planted fault.
+simulate what="all":
+    ci/sim.sh {{ what }}
 
 # The suites on a real PostgreSQL, which is installed, started and stopped; `just postgres up` leaves one running.
 postgres what="test":

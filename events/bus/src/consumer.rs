@@ -5,7 +5,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use contract::{Message, dead_letter::Cause};
+use contract::{Fault, Message, dead_letter::Cause};
 use eventlog::{Arrived, Claim, Delivered, Error, Handler, Item, Job, Poison, Todo, Writer, backoff};
 use tokio_util::sync::CancellationToken;
 
@@ -174,13 +174,13 @@ impl<H: Consumer> Running<H> {
         loop {
             let error = match self.writer.deliver(claim.clone(), self.items(batch, poison.as_deref())).await {
                 Ok(Delivered::Committed) => return Some(Ok(batch.next)),
-                Ok(Delivered::Lost) => match self.writer.log().progress(self.name, &batch.topic, batch.partition).await {
+                Ok(Delivered::Lost) => match self.elsewhere(batch).await {
                     Ok(next) => return Some(Ok(next)),
                     Err(error) => error,
                 },
                 Err(Error::Closed) => return None,
                 Err(error @ Error::Conflict(_)) if conflicts == CONFLICTS_MAX => return Some(Err(error)),
-                Err(error) if error.is_transient() => {
+                Err(error) if error.is_transient() && !Fault::OutageIsPoison.is_planted() => {
                     conflicts += u32::from(matches!(error, Error::Conflict(_)));
                     error
                 }
@@ -192,6 +192,13 @@ impl<H: Consumer> Running<H> {
                 return None;
             }
         }
+    }
+
+    /// Where the progress is that somebody else has moved. What they parked waits for whoever reads on.
+    async fn elsewhere(&self, batch: &Batch) -> Result<i64, Error> {
+        let log = self.writer.log();
+        log.count_parked().await?;
+        log.progress(self.name, &batch.topic, batch.partition).await
     }
 
     fn items(&self, batch: &Batch, poison: Option<&str>) -> Vec<Item<H::Work>> {

@@ -21,8 +21,9 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-pub use group::{Group, Spawn};
-pub use relay::relay;
+pub use group::{Group, Spawn, begin_at, incoming};
+pub use partition::{Buffer, Look, Partition, Places};
+pub use relay::{Ended, Flow, LEASE, Publish, Report, published_by, relay, whole};
 pub use topics::{Difference, TopicsError, apply, check};
 
 /// How to reach a cluster: settings of librdkafka, such as `bootstrap.servers`. Cheap to clone.

@@ -39,7 +39,7 @@ faults! {
     GapsAreSkipped = "gaps-are-skipped": "a message behind a gap is handled as if nothing were missing",
     CheckpointBeforeReport = "checkpoint-before-report": "the relay saves its checkpoint before the broker has reported",
     ZombieUnfenced = "zombie-unfenced": "a relay that lost its lease still saves its checkpoint",
-    DeadlineLost = "deadline-lost": "deadlines that were armed before a restart never pass",
+    DeadlineLost = "deadline-lost": "a deadline that passes while nobody looks is never acted upon",
     StaleDeadline = "stale-deadline": "a deadline that passed is not held against the version that armed it",
     ReplyForgotten = "reply-forgotten": "a repeated command gets no reply",
     StockTombstoneForgotten = "stock-tombstone-forgotten": "a release of what was never reserved leaves nothing behind: a late reservation takes the stock",
@@ -49,6 +49,10 @@ faults! {
     StockFromMemory = "stock-from-memory": "stock levels are remembered over transactions, and not read again under the lock",
     KeyWithAttempt = "key-with-attempt": "the payment provider's idempotency key holds the number of the try",
     TimeoutIsDeclined = "timeout-is-declined": "a call to the provider that timed out is taken for declined",
+    GapNeverDrained = "gap-never-drained": "messages behind a gap are kept, and not looked for once it has closed",
+    OutageIsPoison = "outage-is-poison": "a message that meets a database that is away becomes a dead letter",
+    RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
+    CallsForgotten = "calls-forgotten": "a call without an answer is not made again",
     IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",
 }
 

@@ -3,7 +3,10 @@
 //! Every message names the sequence before it. Never here: a broker, or how missing messages are published again. What is found
 //! here is kept in `seen` and `parked`, in the transaction that handles the messages.
 
-use contract::record::{Link, Record, Source};
+use contract::{
+    Fault,
+    record::{Link, Record, Source},
+};
 
 use crate::{Claim, Conn, Error, insert_many, on, select_in};
 
@@ -47,9 +50,9 @@ impl Chain {
         }
         let last = found.map_or(0, |index| self.sources[index].last);
         if link.sequence <= last {
-            return Place::Repeat;
+            return if Fault::RepeatsAreHandled.is_planted() { Place::Next } else { Place::Repeat };
         }
-        if link.previous > last {
+        if link.previous > last && !Fault::GapsAreSkipped.is_planted() {
             return Place::Gap;
         }
         if link.previous < last {
@@ -158,9 +161,9 @@ pub(crate) async fn park(conn: &mut Conn<'_>, parked: &[Parked<'_>], now_us: i64
     Ok(())
 }
 
-/// Forgets a parked message that has found its place.
-pub(crate) async fn unpark(conn: &mut Conn<'_>, claim: &Claim, link: &Link) -> Result<(), Error> {
-    on!(conn, |c| sqlx::query::<DB>(
+/// Forgets a parked message that has found its place; false if somebody else has before.
+pub(crate) async fn unpark(conn: &mut Conn<'_>, claim: &Claim, link: &Link) -> Result<bool, Error> {
+    let gone = on!(conn, |c| sqlx::query::<DB>(
         "DELETE FROM parked WHERE consumer = $1 AND topic = $2 AND partition = $3 AND source = $4 AND sequence = $5"
     )
     .bind(claim.consumer.as_str())
@@ -170,8 +173,8 @@ pub(crate) async fn unpark(conn: &mut Conn<'_>, claim: &Claim, link: &Link) -> R
     .bind(link.sequence)
     .execute(c)
     .await
-    .map(drop))?;
-    Ok(())
+    .map(|result| result.rows_affected()))?;
+    Ok(gone > 0)
 }
 
 /// Up to `limit` parked messages of a partition whose gap has closed, in their order: offset and record.

@@ -1,4 +1,4 @@
-//! Time and chance as parameters: production asks the machine, a simulation hands out its own.
+//! Time, chance and what becomes of commits as parameters: production asks the machine, a simulation hands out its own.
 
 use std::{
     future::Future,
@@ -33,22 +33,41 @@ impl Clock for SystemClock {
     }
 }
 
+/// A commit under way, to be awaited or not.
+pub type Commit<'a> = Pin<Box<dyn Future<Output = Result<(), sqlx::Error>> + Send + 'a>>;
+
+/// Stands between the writer and its commits. Production has none; a simulation loses a commit or only its answer, or never
+/// returns, which is a crash.
+pub trait Disk: Send + Sync + 'static {
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> Commit<'a>;
+}
+
 /// Clock and randomness of one process (or of one simulated one).
 #[derive(Clone)]
 pub struct Env {
     clock: Arc<dyn Clock>,
     random: Arc<Mutex<StdRng>>,
+    disk: Option<Arc<dyn Disk>>,
 }
 
 impl Env {
     /// The machine's clock and randomness from the operating system.
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock), random: Arc::new(Mutex::new(StdRng::from_os_rng())) }
+        Self { clock: Arc::new(SystemClock), random: Arc::new(Mutex::new(StdRng::from_os_rng())), disk: None }
     }
 
     /// A given clock, and ids and jitter that follow from a seed.
     pub fn seeded(clock: Arc<dyn Clock>, seed: u64) -> Self {
-        Self { clock, random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
+        Self { clock, random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))), disk: None }
+    }
+
+    /// The same, with commits that go through `disk`.
+    pub fn with_disk(self, disk: Arc<dyn Disk>) -> Self {
+        Self { disk: Some(disk), ..self }
+    }
+
+    pub(crate) fn disk(&self) -> Option<&dyn Disk> {
+        self.disk.as_deref()
     }
 
     pub fn now(&self) -> Timestamp {

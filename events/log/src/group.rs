@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{DeadLetter, Message, Timestamp, dead_letter::Cause, record::Link, topics};
+use contract::{DeadLetter, Fault, Message, Timestamp, dead_letter::Cause, record::Link, topics};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -158,7 +158,7 @@ impl<H: Handler> Task<H> {
                 return Err(error);
             }
         };
-        match connection.end("COMMIT").await {
+        match self.end(&mut connection).await {
             Ok(()) => self.connection = Some(connection),
             Err(error) => {
                 let error = Error::from(error);
@@ -179,6 +179,14 @@ impl<H: Handler> Task<H> {
         self.log.committed(prepared.rows);
         prepared.arrivals.tell(&self.log);
         Ok(prepared.outcomes)
+    }
+
+    async fn end(&self, connection: &mut Owned) -> Result<(), sqlx::Error> {
+        let commit = connection.end("COMMIT");
+        match self.log.env().disk() {
+            None => commit.await,
+            Some(disk) => disk.commit(Box::pin(commit)).await,
+        }
     }
 
     /// Whether `row` is in the log, asked under the head's lock on a new connection: whoever committed is done then.
@@ -215,6 +223,10 @@ impl<H: Handler> Task<H> {
     async fn prepare(&self, connection: &mut Owned, batch: &[Entry<H>]) -> Result<Prepared<H::Done>, Error> {
         let mut unit = Unit::new(connection.conn(), self.log.env());
         let lost = claim(&mut unit, batch).await?;
+        if Fault::ProgressBeforeEffects.is_planted() {
+            on!(unit.conn(), |c| sqlx::query::<DB>("COMMIT").execute(c).await.map(drop))?;
+            on!(unit.conn(), |c| sqlx::query::<DB>("BEGIN").execute(c).await.map(drop))?;
+        }
         let mut stored = stored_answers(&mut unit, batch).await?;
 
         let mut arrivals = Arrivals::default();
@@ -287,7 +299,9 @@ impl<H: Handler> Task<H> {
                     Some(_) => Answer::KeyReused,
                     None => {
                         let done = done.next().expect("counted above");
-                        answers.extend(key.and_then(|key| Some((key, self.handler.answer(&done)?))));
+                        if !Fault::IdempotencyKeyUnused.is_planted() {
+                            answers.extend(key.and_then(|key| Some((key, self.handler.answer(&done)?))));
+                        }
                         Answer::Done(done)
                     }
                 }),
@@ -395,10 +409,11 @@ impl Arrivals {
             let now_us = unit.now().0;
             chain::park(unit.conn(), &parked, now_us).await?;
         }
+        self.parked = parked.len() as i64;
         for (claim, link) in &released {
-            chain::unpark(unit.conn(), claim, link).await?;
+            // Two readers of one partition may drain the same message: counted twice, another one that waits would be forgotten.
+            self.parked -= i64::from(chain::unpark(unit.conn(), claim, link).await?);
         }
-        self.parked = parked.len() as i64 - released.len() as i64;
         Ok(placed)
     }
 

@@ -26,7 +26,7 @@ mod writer;
 pub use backoff::backoff;
 pub use chain::{Chain, Place};
 pub use db::{Conn, Database, Owned, Reader, Readers};
-pub use env::{Clock, Env, SystemClock};
+pub use env::{Clock, Commit, Disk, Env, SystemClock};
 pub use error::{Error, OpenError};
 pub use migrate::Migration;
 pub use operate::{Desk, Moved, Refused};

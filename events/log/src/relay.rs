@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use contract::Fault;
 use uuid::Uuid;
 
 use crate::{Conn, Error, Log, db::Owned, on, select_in};
@@ -113,9 +114,12 @@ impl Candidate {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn save(&mut self, checkpoint: &Checkpoint, lease: Duration) -> Result<Saved, Error> {
-        let (fence, until) = (self.fence, self.log.env().now().plus(lease).0);
+        let (mut fence, until) = (self.fence, self.log.env().now().plus(lease).0);
         let chain = serde_json::to_string(&checkpoint.chain).expect("a chain has string keys only");
         let mut conn = self.conn().await?;
+        if Fault::ZombieUnfenced.is_planted() {
+            fence = on!(&mut conn, |c| sqlx::query_scalar::<DB, i64>("SELECT fence FROM relay").fetch_one(c).await)?;
+        }
         let saved = on!(&mut conn, |c| sqlx::query::<DB>(
             "UPDATE relay SET position = $1, chain = $2, lease_until_us = $3 \
              WHERE fence = $4 AND $1 <= (SELECT position FROM head)"

@@ -13,4 +13,4 @@ pub use engine::{Applied, Engine, Patience};
 pub use instance::Instance;
 pub use metrics::Metrics;
 pub use store::{Listed, MIGRATION, Selection, due, list, load, save};
-pub use timer::watch_deadlines;
+pub use timer::{look, watch_deadlines};

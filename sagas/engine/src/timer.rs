@@ -34,7 +34,11 @@ where
     }
 }
 
-async fn look<F>(log: &Log, fire: &impl Fn() -> F) -> Result<(), Error>
+/// One look: calls `fire` if an instance is due.
+///
+/// # Errors
+/// What the database said, or `fire`.
+pub async fn look<F>(log: &Log, fire: &impl Fn() -> F) -> Result<(), Error>
 where
     F: Future<Output = Result<(), Error>>,
 {

@@ -25,7 +25,7 @@ use eventlog::{Migration, Opened, Writer, WriterLimits};
 pub use config::Config;
 pub use handler::{Done, Handler, Work};
 
-use channel::Channel;
+use channel::{BoxFuture, Channel};
 use delivery::Delivery;
 use kit::outgoing::{self, Queue};
 
@@ -56,6 +56,25 @@ pub struct Service {
 /// What the service decides, without anything running: for a dead letter that is redriven beside it.
 pub fn handler(config: &Config) -> Handler {
     Handler::new(Queue::new().0, config.clone())
+}
+
+/// The service with nothing running: for who decides what happens next, which is the simulation.
+pub struct Parts {
+    pub handler: Arc<Handler>,
+    pub writer: Writer<Handler>,
+    /// The writer's task.
+    pub task: BoxFuture<'static, ()>,
+    pub letters: Box<dyn outgoing::Steps>,
+}
+
+/// Builds the service and starts nothing.
+pub fn parts(opened: Opened, channel: Arc<dyn Channel>, config: Config) -> Parts {
+    let (queue, letters) = Queue::new();
+    let handler = Arc::new(Handler::new(queue.clone(), config.clone()));
+    let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
+    let lease = config.lease();
+    let delivery = Delivery { channel, writer: writer.clone(), config };
+    Parts { handler, writer, task: Box::pin(task), letters: outgoing::steps(delivery, queue, letters, lease) }
 }
 
 /// Builds the service and starts its writer and its deliveries; whatever was queued goes on.

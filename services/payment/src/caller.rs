@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use contract::{Meta, OrderId, Timestamp};
+use contract::{Fault, Meta, OrderId, Timestamp, payment::Operation};
 use eventlog::{Env, Error, Job, Log, Writer, backoff};
 use kit::outgoing::{Courier, Sent, within};
 use uuid::Uuid;
@@ -83,6 +83,8 @@ impl Calls {
     async fn ask(&self, call: &Call) -> Answer {
         let asked = self.env().now();
         let answer = within(self.env(), self.config.timeout(), self.provider.call(call)).await;
+        let is_declined = Fault::TimeoutIsDeclined.is_planted() && answer.is_none() && call.operation == Operation::Authorize;
+        let answer = if is_declined { Some(Answer::Definitive(Verdict::Declined("no answer".to_owned()))) } else { answer };
         let answer = fitting(call, answer.unwrap_or_else(|| Answer::Unknown("no answer in time".to_owned())));
         self.metrics.answered(call.operation, &answer, self.env().now().since(asked));
         answer

@@ -4,7 +4,7 @@
 //! `caller.rs`, which makes the calls that were intended.
 
 use contract::{
-    Money, OrderId,
+    Fault, Money, OrderId,
     envelope::Repeated,
     payment::{
         CallIntended, CaptureRefused, Event, Operation, PaymentAuthorized, PaymentCaptured, PaymentDeclined, PaymentVoided,
@@ -199,7 +199,9 @@ impl Payment {
         }
         match (self.status, self.amount) {
             (Status::Authorized | Status::CaptureRefused, Some(amount)) => vec![self.intend(Operation::Void, amount)],
-            (Status::Captured, Some(amount)) => vec![self.intend(Operation::Refund, amount)],
+            (Status::Captured, Some(amount)) if !Fault::RefundForgotten.is_planted() => {
+                vec![self.intend(Operation::Refund, amount)]
+            }
             (Status::Voided, _) => vec![self.voided(AGAIN, self.refunded())],
             // It never happened, or the provider said no.
             _ => vec![self.voided(FIRST, None)],

@@ -9,7 +9,7 @@ use std::{
 };
 
 use contract::{
-    Message, Meta, OrderId, Timestamp,
+    Fault, Message, Meta, OrderId, Timestamp,
     payment::{Command, Event, Operation},
     topics,
 };
@@ -264,5 +264,7 @@ fn outgoing(row: &Row) -> Option<Outgoing> {
     let (order_id, open) = (row.payment.order_id, row.open_call.clone()?);
     let (operation, amount, token) = (row.payment.open?, row.payment.amount?, row.token.clone()?);
     let call = Call { operation, order_id, amount, token, key: provider::key(order_id, operation) };
+    let call =
+        if Fault::KeyWithAttempt.is_planted() { Call { key: format!("{}:{}", call.key, open.tries), ..call } } else { call };
     Some(Outgoing { call, open })
 }

@@ -26,7 +26,7 @@ pub use handler::{Done, Handler, Work};
 
 use caller::Calls;
 use kit::outgoing::{self, Queue};
-use provider::{Provider, simulator::Simulator};
+use provider::{BoxFuture, PaymentProvider, Provider, simulator::Simulator};
 
 /// The service's tables.
 pub const MIGRATIONS: &[Migration] = &[Migration {
@@ -55,6 +55,25 @@ pub struct Service {
 /// What the service decides, without anything running: for a dead letter that is redriven beside it.
 pub fn handler(config: &Config) -> Handler {
     Handler::new(Queue::new().0, config.lease())
+}
+
+/// The service with nothing running: for who decides what happens next, which is the simulation.
+pub struct Parts {
+    pub handler: Arc<Handler>,
+    pub writer: Writer<Handler>,
+    /// The writer's task.
+    pub task: BoxFuture<'static, ()>,
+    pub calls: Box<dyn outgoing::Steps>,
+}
+
+/// Builds the service and starts nothing.
+pub fn parts(opened: Opened, provider: Arc<dyn PaymentProvider>, config: Config) -> Parts {
+    let (queue, calls) = Queue::new();
+    let handler = Arc::new(Handler::new(queue.clone(), config.lease()));
+    let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
+    let (lease, metrics) = (config.lease(), metrics::Metrics::new(&kit::Metrics::default()));
+    let caller = Calls { provider, writer: writer.clone(), config, metrics };
+    Parts { handler, writer, task: Box::pin(task), calls: outgoing::steps(caller, queue, calls, lease) }
 }
 
 /// Builds the service and starts its writer and its calls; whatever was open goes on.

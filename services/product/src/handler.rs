@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use contract::{
-    Message, Meta, OrderId, ProductId,
+    Fault, Message, Meta, OrderId, ProductId,
     product::{self, Event, StockLine},
     topics,
 };
@@ -113,6 +113,7 @@ impl Batch {
         batch.reservations.extend(found);
         let items = store::items_to_change(unit.conn(), &sorted(products)).await?;
         batch.items.extend(items.into_iter().map(|item| (item.product_id, item)));
+        memory::recall(&mut batch.items);
         batch.skus_taken.extend(store::skus_taken(unit.conn(), &sorted(skus)).await?);
         Ok(batch)
     }
@@ -129,6 +130,9 @@ impl Batch {
                 return Ok(());
             }
         };
+        if Fault::ReplyForgotten.is_planted() && event.encode().data.contains("\"repeated\":true") {
+            return Ok(());
+        }
         for (movement, line) in stock::movements(&event) {
             let item = self.items.get_mut(&line.product_id).ok_or_else(|| lost(order_id, line))?;
             item.stock = item.stock.moved(movement, line.quantity);
@@ -177,7 +181,38 @@ impl Batch {
         let items = |ids: &BTreeSet<ProductId>| ids.iter().map(|id| &self.items[id]).collect::<Vec<_>>();
         store::save_reservations(unit.conn(), &reservations, now).await?;
         store::save_products(unit.conn(), &items(&self.changed.products)).await?;
+        memory::remember(&items(&self.changed.stock));
         store::save_stock(unit.conn(), &items(&self.changed.stock)).await
+    }
+}
+
+/// The fault of a process that trusts its own memory of the stock.
+mod memory {
+    use std::{
+        collections::BTreeMap,
+        sync::{Mutex, PoisonError},
+    };
+
+    use contract::{Fault, ProductId};
+
+    use crate::domain::{catalogue::Item, stock::Stock};
+
+    static LEVELS: Mutex<BTreeMap<ProductId, Stock>> = Mutex::new(BTreeMap::new());
+
+    pub(super) fn recall(items: &mut BTreeMap<ProductId, Item>) {
+        if Fault::StockFromMemory.is_planted() {
+            let levels = LEVELS.lock().unwrap_or_else(PoisonError::into_inner);
+            for item in items.values_mut() {
+                item.stock = levels.get(&item.product_id).copied().unwrap_or(item.stock);
+            }
+        }
+    }
+
+    pub(super) fn remember(items: &[&Item]) {
+        if Fault::StockFromMemory.is_planted() {
+            let mut levels = LEVELS.lock().unwrap_or_else(PoisonError::into_inner);
+            levels.extend(items.iter().map(|item| (item.product_id, item.stock)));
+        }
     }
 }
 

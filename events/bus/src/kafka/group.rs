@@ -252,8 +252,8 @@ impl Session {
         // Revoked while it was on its way.
         let Some(assigned) = state.assigned.get_mut(&place) else { return Ok(()) };
         assigned.received = message.offset();
-        assigned.buffer.push(read(assigned.topic, message));
-        if assigned.buffer.len() >= BUFFER_MAX && !assigned.is_paused {
+        assigned.buffer.push(incoming(assigned.topic, message.partition(), message.offset(), record(message)));
+        if assigned.buffer.waiting() >= BUFFER_MAX && !assigned.is_paused {
             assigned.is_paused = true;
             client.pause(&list([&place])).map_err(|error| format!("can't pause a partition: {error}"))?;
         }
@@ -268,7 +268,7 @@ impl Session {
         }
         let mut ready = Vec::new();
         for (place, assigned) in &mut state.assigned {
-            if assigned.is_paused && assigned.buffer.len() < BUFFER_MAX / 4 {
+            if assigned.is_paused && assigned.buffer.waiting() < BUFFER_MAX / 4 {
                 assigned.is_paused = false;
                 ready.push(place);
             }
@@ -336,7 +336,7 @@ impl Session {
                 .map_err(|error| format!("can't ask for the offsets of {} partition {}: {error}", place.0, place.1))?;
             let at = (place.0.clone(), i64::from(place.1));
             let is_new = self.made_anew.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
-            let joined = (low..=high).contains(&stored) && !is_new;
+            let (from, joined) = begin_at(stored, low, high, is_new);
             if !joined && stored > 0 && !is_new {
                 tracing::error!(
                     consumer = self.consumer,
@@ -352,8 +352,6 @@ impl Session {
                     place.1
                 );
             }
-            // One earlier, to see that it is still the topic whose messages were handled.
-            let from = if joined { low.max(stored - 1) } else { low };
             element.set_offset(Offset::Offset(from)).map_err(|error| format!("can't set an offset: {error}"))?;
             begun.push((place, topic, stored, from, joined));
         }
@@ -418,7 +416,7 @@ impl ClientContext for Session {
             let lag = (newest - assigned.buffer.stored()).max(0);
             self.health.state().lag.insert(place.clone(), lag);
             // librdkafka has stopped fetching for good before: rust-rdkafka#638.
-            let is_stalled = newest > assigned.received + 1 && !assigned.is_paused && assigned.buffer.len() == 0;
+            let is_stalled = newest > assigned.received + 1 && !assigned.is_paused && assigned.buffer.waiting() == 0;
             assigned.stalled = if is_stalled { assigned.stalled + 1 } else { 0 };
             if assigned.stalled > STALLED_AFTER {
                 stalled =
@@ -467,9 +465,15 @@ pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
     Record { key: message.key().map(<[u8]>::to_vec), headers, value: message.payload().map(<[u8]>::to_vec) }
 }
 
+/// Where an assignment begins, and whether that joins the stored progress: in a topic that holds `low` to `high`.
+pub fn begin_at(stored: i64, low: i64, high: i64, is_new: bool) -> (i64, bool) {
+    let joined = (low..=high).contains(&stored) && !is_new;
+    // One earlier, to see that it is still the topic whose messages were handled.
+    (if joined { low.max(stored - 1) } else { low }, joined)
+}
+
 /// Reads a record, and holds it against what the topic's owner would have written.
-fn read(topic: &Topic, message: &BorrowedMessage<'_>) -> Incoming {
-    let (offset, record) = (message.offset(), record(message));
+pub fn incoming(topic: &Topic, partition: i32, offset: i64, record: Record) -> Incoming {
     let poison = match record::decode(topic.name, &record) {
         Ok((_, link)) if link.source.service != topic.owner => {
             let error = format!("{} carries messages of the {} service, not of {}", topic.name, topic.owner, link.source.service);
@@ -478,10 +482,10 @@ fn read(topic: &Topic, message: &BorrowedMessage<'_>) -> Incoming {
         Ok((found, link)) => {
             let key = found.key.as_deref().unwrap_or_default();
             let wanted = topics::partition_of(key.as_bytes(), topic.settings.partitions);
-            if wanted == message.partition() {
+            if wanted == partition {
                 return Incoming { offset, message: Arrived::Linked(Arc::new(found), link), poison: None };
             }
-            let error = format!("its key belongs to partition {wanted}, it is in {}", message.partition());
+            let error = format!("its key belongs to partition {wanted}, it is in {partition}");
             Poison::new(Cause::Forged, error)
         }
         Err(error) => {

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use contract::{dead_letter::Cause, record};
+use contract::{Fault, dead_letter::Cause, record};
 use eventlog::{Arrived, Error, Log, Poison};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -26,10 +26,10 @@ pub(super) const BUFFER_MAX: usize = 2_048;
 const RELEASED_MAX: i64 = 256;
 
 /// Topics and partitions.
-pub(super) type Places = Arc<Mutex<HashSet<(String, i64)>>>;
+pub type Places = Arc<Mutex<HashSet<(String, i64)>>>;
 
 /// The buffer between the polling thread and the consumer of one partition.
-pub(super) struct Buffer {
+pub struct Buffer {
     polled: Mutex<VecDeque<Incoming>>,
     filled: Notify,
     /// The progress in the consumer's database, as far as it is known here.
@@ -39,7 +39,7 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    pub(super) fn new(stored: i64) -> Arc<Self> {
+    pub fn new(stored: i64) -> Arc<Self> {
         let (polled, filled, stored, closed) =
             (Mutex::default(), Notify::new(), AtomicI64::new(stored), CancellationToken::new());
         Arc::new(Self { polled, filled, stored, closed })
@@ -49,26 +49,27 @@ impl Buffer {
         self.polled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn push(&self, incoming: Incoming) {
+    pub fn push(&self, incoming: Incoming) {
         self.polled().push_back(incoming);
         self.filled.notify_one();
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many messages wait in it.
+    pub fn waiting(&self) -> usize {
         self.polled().len()
     }
 
-    pub(super) fn stored(&self) -> i64 {
+    pub fn stored(&self) -> i64 {
         self.stored.load(Ordering::Relaxed)
     }
 
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.closed.cancel();
     }
 }
 
 /// One partition as a source of messages. Offsets are Kafka's.
-pub(super) struct Partition {
+pub struct Partition {
     consumer: &'static str,
     topic: String,
     number: i64,
@@ -87,6 +88,15 @@ pub(super) struct Partition {
     handed: Handed,
 }
 
+/// What a partition has to be handled now.
+pub enum Look {
+    Batch(Batch),
+    /// Nothing, until more is polled.
+    Nothing,
+    /// It is another's now.
+    Ended,
+}
+
 #[derive(Clone, Copy)]
 enum Handed {
     Nothing,
@@ -97,7 +107,7 @@ enum Handed {
 }
 
 impl Partition {
-    pub(super) fn new(
+    pub fn new(
         consumer: &'static str,
         (topic, number): (String, i64),
         buffer: Arc<Buffer>,
@@ -159,17 +169,21 @@ impl Partition {
     }
 }
 
-impl Source for Partition {
-    async fn next(&mut self) -> Result<Option<Batch>, Error> {
+impl Partition {
+    /// What is there now, without waiting for more.
+    ///
+    /// # Errors
+    /// What the database said.
+    pub async fn look(&mut self) -> Result<Look, Error> {
         loop {
             if self.buffer.closed.is_cancelled() {
-                return Ok(None);
+                return Ok(Look::Ended);
             }
-            if self.may_release {
+            if self.may_release && !Fault::GapNeverDrained.is_planted() {
                 let released = if self.log.parked() > 0 { self.released().await? } else { Vec::new() };
                 if !released.is_empty() {
                     self.handed = Handed::Released;
-                    return Ok(Some(self.batch(self.buffer.stored(), released)));
+                    return Ok(Look::Batch(self.batch(self.buffer.stored(), released)));
                 }
                 self.may_release = false;
             }
@@ -182,10 +196,21 @@ impl Source for Partition {
                 let count = polled.len().min(BATCH_MAX);
                 polled.drain(..count).collect()
             };
-            if let Some(last) = messages.last() {
-                let next = last.offset + 1;
-                self.handed = Handed::Before(next);
-                return Ok(Some(self.batch(next, messages)));
+            let Some(last) = messages.last() else { return Ok(Look::Nothing) };
+            let next = last.offset + 1;
+            self.handed = Handed::Before(next);
+            return Ok(Look::Batch(self.batch(next, messages)));
+        }
+    }
+}
+
+impl Source for Partition {
+    async fn next(&mut self) -> Result<Option<Batch>, Error> {
+        loop {
+            match self.look().await? {
+                Look::Batch(batch) => return Ok(Some(batch)),
+                Look::Ended => return Ok(None),
+                Look::Nothing => {}
             }
             tokio::select! {
                 () = self.buffer.closed.cancelled() => return Ok(None),
@@ -197,7 +222,8 @@ impl Source for Partition {
     fn seek(&mut self, _topic: &str, _partition: i64, next: i64) {
         let before = self.buffer.stored.swap(next, Ordering::Relaxed);
         self.may_release = true;
-        let is_ours = match std::mem::replace(&mut self.handed, Handed::Nothing) {
+        let handed = std::mem::replace(&mut self.handed, Handed::Nothing);
+        let is_ours = match handed {
             Handed::Before(handed) if next == handed => {
                 self.joined = true;
                 true
@@ -206,7 +232,9 @@ impl Source for Partition {
             Handed::Released => next == before,
         };
         // Somebody else has moved the progress. Further on is where the buffer leads to; anywhere else it has to be filled anew.
-        let leads_there = self.joined && next > before;
+        // Where they came less far than what was taken out of the buffer, the rest of that is no longer in it.
+        let is_short = matches!(handed, Handed::Before(end) if next < end);
+        let leads_there = self.joined && next > before && !is_short;
         if !is_ours && !leads_there {
             self.lost.cancel();
         }

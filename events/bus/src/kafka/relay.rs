@@ -10,8 +10,8 @@ use std::{
 };
 
 use contract::{
-    Message,
-    record::{self, Source},
+    Fault, Message,
+    record::{self, Record, Source},
     topics::{self, TOPICS},
 };
 use eventlog::{Candidate, Checkpoint, Epoch, Error, Log, Saved, backoff};
@@ -29,7 +29,7 @@ use uuid::Uuid;
 use super::{Health, Kafka, global_error, is_up, tails};
 
 /// How long a leader leads without saying so again; after a crash another one begins that much later.
-const LEASE: Duration = Duration::from_secs(3);
+pub const LEASE: Duration = Duration::from_secs(3);
 /// How often it says so.
 const RENEW: Duration = Duration::from_millis(500);
 /// How long the checkpoint may lag behind: what a new leader repeats.
@@ -105,7 +105,8 @@ pub(super) fn source_of(log: &Log, epochs: &[Epoch], position: i64) -> Source {
 }
 
 /// Why somebody stopped leading.
-enum Ended {
+#[derive(Debug)]
+pub enum Ended {
     Stopped,
     /// Another one leads, or an operator has moved the checkpoint.
     Deposed,
@@ -127,11 +128,29 @@ struct Relay {
 }
 
 /// The topics that a service's log publishes to, each with its partitions.
-fn published_by(service: &str) -> Vec<(String, i32)> {
+pub fn published_by(service: &str) -> Vec<(String, i32)> {
     let own = TOPICS.iter().filter(|topic| topic.owner == service).map(|topic| topic.name.to_owned());
     let read = TOPICS.iter().filter(|topic| topic.readers.contains(&service)).map(|topic| topics::dead_letters(topic.name));
     let names: Vec<String> = own.chain(read).collect();
     topics::all().filter(|(name, _)| names.contains(name)).map(|(name, settings)| (name, settings.partitions)).collect()
+}
+
+/// Gives a checkpoint a place for every partition that its log publishes to.
+///
+/// # Errors
+/// [`Ended::Barred`] where a topic has changed its partitions.
+pub fn whole(checkpoint: &mut Checkpoint, topics: &[(String, i32)]) -> Result<(), Ended> {
+    for (topic, partitions) in topics {
+        let chain = checkpoint.chain.entry(topic.clone()).or_default();
+        if !chain.is_empty() && chain.len() != *partitions as usize {
+            let (had, has) = (chain.len(), partitions);
+            return Err(Ended::Barred(format!(
+                "{topic} was published with {had} partitions and is to have {has} now: make a v2"
+            )));
+        }
+        chain.resize(*partitions as usize, 0);
+    }
+    Ok(())
 }
 
 impl Relay {
@@ -144,16 +163,7 @@ impl Relay {
     async fn lead(&self, candidate: &mut Candidate, mut checkpoint: Checkpoint) -> Result<Ended, Ended> {
         let log = candidate.log().clone();
         let topics = published_by(log.service());
-        for (topic, partitions) in &topics {
-            let chain = checkpoint.chain.entry(topic.clone()).or_default();
-            if !chain.is_empty() && chain.len() != *partitions as usize {
-                let (had, has) = (chain.len(), partitions);
-                return Err(Ended::Barred(format!(
-                    "{topic} was published with {had} partitions and is to have {has} now: make a v2"
-                )));
-            }
-            chain.resize(*partitions as usize, 0);
-        }
+        whole(&mut checkpoint, &topics)?;
         let epochs = log.epochs().await?;
         let (producer, reports) = self.producer(&log)?;
         let ended = async {
@@ -168,18 +178,8 @@ impl Relay {
             }
             self.health.tell("relay", None);
             tracing::info!(service = log.service(), position = checkpoint.position, "publishing");
-            let flow = Flow {
-                last: log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position),
-                sent: checkpoint.position,
-                chain: checkpoint.chain.clone(),
-                window: VecDeque::new(),
-                saved: checkpoint,
-                log,
-                epochs,
-                producer: producer.clone(),
-                reports,
-            };
-            flow.run(candidate, &self.stop).await
+            let flow = Flow::begin(log, checkpoint, producer.clone()).await?;
+            flow.run(reports, candidate, &self.stop).await
         }
         .await;
         // Dropping it waits for its thread, and nobody has to wait for that.
@@ -265,10 +265,41 @@ impl Relay {
     }
 }
 
-/// What librdkafka says of a message: its position, and what went wrong.
-type Report = (i64, Option<KafkaError>);
+/// What the broker says of a message: its position, and what went wrong.
+pub type Report = (i64, Option<String>);
 
-struct Reports {
+/// Takes messages on their way to the broker; each gets a [`Report`] later.
+pub trait Publish {
+    /// # Errors
+    /// Why it was not taken.
+    fn publish(&self, topic: &str, partition: i32, row: &Message, record: &Record) -> Result<(), String>;
+}
+
+impl Publish for Arc<ThreadedProducer<Reports>> {
+    fn publish(&self, topic: &str, partition: i32, row: &Message, record: &Record) -> Result<(), String> {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in &record.headers {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        let mut message = BaseRecord::with_opaque_to(topic, row.position as usize)
+            .partition(partition)
+            .key(row.key.as_deref().unwrap_or_default())
+            .payload(row.data.as_str())
+            .timestamp(row.time.0 / 1_000)
+            .headers(headers);
+        while let Err((error, again)) = self.send(message) {
+            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                return Err(error.to_string());
+            }
+            // More is allowed in flight than is ever sent, so this only waits for reports that are on their way here.
+            self.poll(Duration::from_millis(1));
+            message = again;
+        }
+        Ok(())
+    }
+}
+
+pub struct Reports {
     sender: mpsc::UnboundedSender<Report>,
     health: Health,
 }
@@ -293,18 +324,17 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, position: usize) {
-        let error = result.as_ref().err().map(|(error, _)| error.clone());
+        let error = result.as_ref().err().map(|(error, _)| error.to_string());
         // Nobody hears it any more once the leader has gone.
         let _ = self.sender.send((position as i64, error));
     }
 }
 
 /// A leader's messages on their way.
-struct Flow {
+pub struct Flow<P> {
     log: Log,
     epochs: Vec<Epoch>,
-    producer: Arc<ThreadedProducer<Reports>>,
-    reports: mpsc::UnboundedReceiver<Report>,
+    producer: P,
     /// Rows up to here have been given to the producer; the id of that row, and the chain with it.
     sent: i64,
     last: Option<Uuid>,
@@ -320,15 +350,38 @@ struct Sent {
     has_arrived: bool,
 }
 
-impl Flow {
-    async fn run(mut self, candidate: &mut Candidate, stop: &CancellationToken) -> Result<Ended, Ended> {
+impl<P: Publish> Flow<P> {
+    /// Goes on from a [`whole`] checkpoint.
+    ///
+    /// # Errors
+    /// [`Ended::Failed`]: what the database said.
+    pub async fn begin(log: Log, checkpoint: Checkpoint, producer: P) -> Result<Self, Ended> {
+        let last = log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position);
+        let (epochs, sent, chain) = (log.epochs().await?, checkpoint.position, checkpoint.chain.clone());
+        Ok(Self { log, epochs, producer, sent, last, chain, window: VecDeque::new(), saved: checkpoint })
+    }
+
+    /// Rows up to here have been given to the producer.
+    pub fn sent(&self) -> i64 {
+        self.sent
+    }
+
+    async fn run(
+        mut self,
+        mut reports: mpsc::UnboundedReceiver<Report>,
+        candidate: &mut Candidate,
+        stop: &CancellationToken,
+    ) -> Result<Ended, Ended> {
         let env = self.log.env().clone();
         let mut head = self.log.head();
         let (mut renewed, mut is_dirty) = (env.now(), false);
         loop {
             head.mark_unchanged();
             let sent = self.send_more().await?;
-            self.arrived(&mut is_dirty)?;
+            while let Ok(report) = reports.try_recv() {
+                self.report(report, &mut is_dirty)?;
+            }
+            self.settle(&mut is_dirty);
             let age = env.now().since(renewed);
             if age >= RENEW || (is_dirty && age >= SAVE) {
                 if let Some(ended) = self.save(candidate).await? {
@@ -345,11 +398,11 @@ impl Flow {
             let until = if is_dirty { SAVE } else { RENEW }.saturating_sub(age);
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return self.stop(candidate).await,
-                Some(report) = self.reports.recv() => self.report(report, &mut is_dirty)?,
+                () = stop.cancelled() => return self.stop(reports, candidate).await,
+                Some(report) = reports.recv() => self.report(report, &mut is_dirty)?,
                 changed = head.changed(), if self.window.len() < IN_FLIGHT_MAX => {
                     if changed.is_err() {
-                        return self.stop(candidate).await;
+                        return self.stop(reports, candidate).await;
                     }
                 }
                 () = env.sleep(until) => {
@@ -363,7 +416,10 @@ impl Flow {
     }
 
     /// Gives the next rows to the producer, and tells how many; none when there are none now, or no room.
-    async fn send_more(&mut self) -> Result<usize, Ended> {
+    ///
+    /// # Errors
+    /// Why it must end.
+    pub async fn send_more(&mut self) -> Result<usize, Ended> {
         if self.window.len() >= IN_FLIGHT_MAX || *self.log.head().borrow() <= self.sent {
             return Ok(0);
         }
@@ -405,24 +461,8 @@ impl Flow {
             self.epochs.iter().rev().find(|epoch| epoch.first_position <= row.position).map_or(1, |epoch| epoch.first_position);
         let previous = if *last >= first { *last } else { 0 };
         let record = record::encode(row, &source, previous);
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (key, value) in &record.headers {
-            headers = headers.insert(Header { key, value: Some(value) });
-        }
-        let mut message = BaseRecord::with_opaque_to(topic, row.position as usize)
-            .partition(partition)
-            .key(key)
-            .payload(row.data.as_str())
-            .timestamp(row.time.0 / 1_000)
-            .headers(headers);
-        while let Err((error, again)) = self.producer.send(message) {
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                return Err(Ended::Failed(format!("can't publish row {} to {topic}: {error}", row.position)));
-            }
-            // More is allowed in flight than is ever sent, so this only waits for reports that are on their way here.
-            self.producer.poll(Duration::from_millis(1));
-            message = again;
-        }
+        let failed = |error| Ended::Failed(format!("can't publish row {} to {topic}: {error}", row.position));
+        self.producer.publish(topic, partition, row, &record).map_err(failed)?;
         *last = row.position;
         self.window.push_back(Sent {
             position: row.position,
@@ -432,16 +472,11 @@ impl Flow {
         Ok(())
     }
 
-    /// Takes all reports that are there.
-    fn arrived(&mut self, is_dirty: &mut bool) -> Result<(), Ended> {
-        while let Ok(report) = self.reports.try_recv() {
-            self.report(report, is_dirty)?;
-        }
-        self.settle(is_dirty);
-        Ok(())
-    }
-
-    fn report(&mut self, (position, error): Report, is_dirty: &mut bool) -> Result<(), Ended> {
+    /// Takes one report; `is_dirty` tells that the checkpoint has moved.
+    ///
+    /// # Errors
+    /// [`Ended::Failed`]: throw the producer away.
+    pub fn report(&mut self, (position, error): Report, is_dirty: &mut bool) -> Result<(), Ended> {
         if let Some(error) = error {
             // Later ones may have arrived; they are published again behind this one.
             return Err(Ended::Failed(format!("Kafka did not take row {position}: {error}")));
@@ -457,8 +492,8 @@ impl Flow {
     }
 
     /// Moves the checkpoint over what has arrived without a gap.
-    fn settle(&mut self, is_dirty: &mut bool) {
-        while self.window.front().is_some_and(|first| first.has_arrived) {
+    pub fn settle(&mut self, is_dirty: &mut bool) {
+        while self.window.front().is_some_and(|first| first.has_arrived || Fault::CheckpointBeforeReport.is_planted()) {
             let Some(Sent { position, to, .. }) = self.window.pop_front() else { return };
             self.saved.position = position;
             if let Some((topic, partition)) = to
@@ -470,7 +505,11 @@ impl Flow {
         }
     }
 
-    async fn save(&mut self, candidate: &mut Candidate) -> Result<Option<Ended>, Ended> {
+    /// Saves the checkpoint; tells why it must end, if it must.
+    ///
+    /// # Errors
+    /// [`Ended::Failed`]: what the database said.
+    pub async fn save(&mut self, candidate: &mut Candidate) -> Result<Option<Ended>, Ended> {
         Ok(match candidate.save(&self.saved, LEASE).await? {
             Saved::Yes => None,
             Saved::Deposed => Some(Ended::Deposed),
@@ -482,12 +521,12 @@ impl Flow {
     }
 
     /// Waits for what is on its way, not for long, and keeps how far it came.
-    async fn stop(mut self, candidate: &mut Candidate) -> Result<Ended, Ended> {
+    async fn stop(mut self, mut reports: mpsc::UnboundedReceiver<Report>, candidate: &mut Candidate) -> Result<Ended, Ended> {
         let env = self.log.env().clone();
         let mut is_dirty = false;
         let flush = async {
             while !self.window.is_empty() {
-                let Some(report) = self.reports.recv().await else { break };
+                let Some(report) = reports.recv().await else { break };
                 self.report(report, &mut is_dirty)?;
             }
             Ok::<(), Ended>(())

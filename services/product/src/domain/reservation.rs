@@ -12,7 +12,7 @@
 //! | Released | refused, recorded | reply again | wrong |
 
 use contract::{
-    OrderId, ProductId,
+    Fault, OrderId, ProductId,
     envelope::Repeated,
     product::{Command, Event, StockCommitted, StockLine, StockRefusal, StockRefused, StockReleased, StockReserved},
 };
@@ -75,7 +75,10 @@ fn decide_reserve(state: &Reservation, free: impl Fn(ProductId) -> Option<i64>, 
     };
     match state {
         Reservation::New => {
-            let lines = merged(lines);
+            let mut lines = merged(lines);
+            if Fault::PartOfTheLines.is_planted() {
+                lines.retain(|line| free(line.product_id) >= Some(i64::from(line.quantity)));
+            }
             match shortfall(&lines, free) {
                 None => StockReserved { order_id, lines, repeated: Repeated(false) }.into(),
                 Some(refusal) => refused(refusal, Repeated(false)),
@@ -102,7 +105,7 @@ fn decide_release(state: &Reservation, order_id: OrderId) -> Event {
         Reservation::New | Reservation::Refused { .. } => released(&[], false, false),
         Reservation::Reserved { lines } => released(lines, false, false),
         Reservation::Committed { lines } => released(lines, true, false),
-        Reservation::Released { lines, restocked, .. } => released(lines, *restocked, true),
+        Reservation::Released { lines, restocked, .. } => released(lines, *restocked, !Fault::ReleaseTwice.is_planted()),
     }
 }
 

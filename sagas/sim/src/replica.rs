@@ -1,0 +1,266 @@
+//! One process of one service: its production log, writer, consumers, relay and couriers, with nothing running by itself.
+//!
+//! Never here: what happens next. The world takes one step at a time; a crash drops all of this, and a restart knows what the
+//! database knows.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use bus::{
+    Batch, Consumer, Source,
+    kafka::{Buffer, Look, Partition, Places, begin_at, incoming},
+};
+use contract::{
+    Timestamp,
+    topics::{TOPICS, Topic},
+};
+use eventlog::{Database, Error, Log, Writer, WriterLimits};
+use kit::outgoing::Steps;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    broker::Broker,
+    drive::Operation,
+    provider::{Post, Provider},
+    relay::Relay,
+};
+
+/// Records taken from the broker in one step.
+const POLLED_MAX: usize = 64;
+
+/// The services that are simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Name {
+    Order,
+    Product,
+    Payment,
+    Notification,
+}
+
+impl Name {
+    pub(crate) const ALL: [Self; 4] = [Self::Order, Self::Product, Self::Payment, Self::Notification];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Order => "order",
+            Self::Product => "product",
+            Self::Payment => "payment",
+            Self::Notification => "notification",
+        }
+    }
+
+    /// Topics that the service consumes.
+    pub(crate) fn topics(self) -> impl Iterator<Item = &'static Topic> {
+        TOPICS.iter().filter(move |topic| topic.readers.contains(&self.as_str()))
+    }
+}
+
+/// Where requests come in.
+pub(crate) enum Door {
+    Order(Writer<order::Handler>),
+    Product(Writer<product::Handler>),
+    None,
+}
+
+/// An operation that waits for the clock.
+pub(crate) struct Parked {
+    pub until: Timestamp,
+    /// The provider's number of the call that it waits for.
+    pub call: Option<u64>,
+    pub operation: Operation,
+}
+
+/// A partition that this process reads.
+pub(crate) struct Assigned {
+    pub topic: &'static Topic,
+    pub partition: i32,
+    pub buffer: Arc<Buffer>,
+    /// The next offset to take from the broker.
+    pub fetched: i64,
+    pub parked: Option<Parked>,
+    /// There may be more to handle although the buffer is empty.
+    look_again: Arc<AtomicBool>,
+    source: Arc<tokio::sync::Mutex<Partition>>,
+    lost: CancellationToken,
+}
+
+impl Assigned {
+    pub(crate) fn may_have_more(&self) -> bool {
+        self.look_again.load(Relaxed)
+    }
+
+    /// It has to be assigned anew before anything of it is handled.
+    pub(crate) fn is_over(&self) -> bool {
+        self.parked.is_none() && self.lost.is_cancelled()
+    }
+
+    /// Takes records from the broker; tells how many.
+    pub(crate) fn poll(&mut self, broker: &Broker) -> usize {
+        if self.fetched > broker.end(self.topic.name, self.partition) {
+            // Out of range: the broker has lost records that were read.
+            self.lost.cancel();
+            self.buffer.close();
+            return 0;
+        }
+        let records = broker.read(self.topic.name, self.partition, self.fetched, POLLED_MAX);
+        let count = records.len();
+        for (offset, record) in records {
+            self.buffer.push(incoming(self.topic, self.partition, offset, record));
+            self.fetched = offset + 1;
+        }
+        count
+    }
+}
+
+/// A partition as a source of one batch.
+struct Once {
+    source: Arc<tokio::sync::Mutex<Partition>>,
+    look_again: Arc<AtomicBool>,
+    is_done: bool,
+}
+
+impl Source for Once {
+    async fn next(&mut self) -> Result<Option<Batch>, Error> {
+        if self.is_done {
+            return Ok(None);
+        }
+        let looked = self.source.lock().await.look().await?;
+        self.is_done = true;
+        let Look::Batch(batch) = looked else {
+            self.look_again.store(false, Relaxed);
+            return Ok(None);
+        };
+        Ok(Some(batch))
+    }
+
+    fn seek(&mut self, topic: &str, partition: i64, next: i64) {
+        self.look_again.store(true, Relaxed);
+        self.source.try_lock().expect("one operation a partition").seek(topic, partition, next);
+    }
+
+    fn pass_over(&mut self, _: &str, _: i64, _: i64) {
+        unreachable!("what comes over a broker is never passed over")
+    }
+}
+
+/// A running process.
+pub(crate) struct Replica {
+    pub name: Name,
+    pub log: Log,
+    pub door: Door,
+    /// The writer's task.
+    pub writer: Operation,
+    pub steps: Option<Box<dyn Steps>>,
+    /// Calls and letters under way.
+    pub sending: Vec<Parked>,
+    pub assigned: Vec<Assigned>,
+    pub relay: Relay,
+    consume: Box<dyn Fn(Once) -> Operation + Send + Sync>,
+    made_anew: Places,
+}
+
+impl Replica {
+    /// Opens the service's database and builds the service on it.
+    pub(crate) async fn open(
+        name: Name,
+        database: Database,
+        env: eventlog::Env,
+        provider: &Provider,
+        post: &Post,
+    ) -> Result<Self, eventlog::OpenError> {
+        let migrations = match name {
+            Name::Order => order::MIGRATIONS,
+            Name::Product => &product::MIGRATIONS,
+            Name::Payment => payment::MIGRATIONS,
+            Name::Notification => notification::MIGRATIONS,
+        };
+        let opened = Log::open(database, name.as_str(), migrations, env).await?;
+        Ok(match name {
+            Name::Order => {
+                let handler = Arc::new(order::handler(&order_config()));
+                let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
+                Self::of(name, handler, writer.clone(), Box::pin(task), None, Door::Order(writer))
+            }
+            Name::Product => {
+                let handler = Arc::new(product::Handler);
+                let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
+                Self::of(name, handler, writer.clone(), Box::pin(task), None, Door::Product(writer))
+            }
+            Name::Payment => {
+                let parts = payment::parts(opened, Arc::new(provider.clone()), payment::Config::default());
+                Self::of(name, parts.handler, parts.writer, parts.task, Some(parts.calls), Door::None)
+            }
+            Name::Notification => {
+                let parts = notification::parts(opened, Arc::new(post.clone()), notification::Config::default());
+                Self::of(name, parts.handler, parts.writer, parts.task, Some(parts.letters), Door::None)
+            }
+        })
+    }
+
+    fn of<H: Consumer>(
+        name: Name,
+        handler: Arc<H>,
+        writer: Writer<H>,
+        task: Operation,
+        steps: Option<Box<dyn Steps>>,
+        door: Door,
+    ) -> Self {
+        let log = writer.log().clone();
+        let consume = Box::new(move |source: Once| -> Operation {
+            let stop = CancellationToken::new();
+            Box::pin(bus::consume(name.as_str(), source, handler.clone(), writer.clone(), stop))
+        });
+        let relay = Relay::new(log.clone());
+        let (sending, assigned, made_anew) = (Vec::new(), Vec::new(), Places::default());
+        Self { name, log, door, writer: task, steps, sending, assigned, relay, consume, made_anew }
+    }
+
+    /// Begins to read partitions where the database says.
+    pub(crate) async fn assign(&mut self, places: &BTreeSet<(String, i32)>, broker: &Broker) -> Result<(), Error> {
+        let progress = self.log.progress_of(self.name.as_str()).await?;
+        self.log.count_parked().await?;
+        for (topic, partition) in places {
+            let topic = TOPICS.iter().find(|found| found.name == topic).expect("a topic of the contract");
+            let at = (topic.name.to_owned(), i64::from(*partition));
+            let stored = progress.iter().find(|(name, number, _)| (name, number) == (&at.0, &at.1)).map_or(0, |found| found.2);
+            let is_new = self.made_anew.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
+            let (from, joined) = begin_at(stored, 0, broker.end(topic.name, *partition), is_new);
+            let (buffer, lost) = (Buffer::new(stored), CancellationToken::new());
+            let (name, log, anew) = (self.name.as_str(), self.log.clone(), self.made_anew.clone());
+            let source = Partition::new(name, at, buffer.clone(), log, lost.clone(), anew, joined || stored == 0);
+            self.assigned.push(Assigned {
+                topic,
+                partition: *partition,
+                buffer,
+                fetched: from,
+                parked: None,
+                look_again: Arc::new(AtomicBool::new(true)),
+                source: Arc::new(tokio::sync::Mutex::new(source)),
+                lost,
+            });
+        }
+        Ok(())
+    }
+
+    /// Handles one batch of a partition.
+    pub(crate) fn handle(&self, index: usize) -> Operation {
+        let assigned = &self.assigned[index];
+        (self.consume)(Once { source: assigned.source.clone(), look_again: assigned.look_again.clone(), is_done: false })
+    }
+}
+
+/// As `skald` starts it when nothing is said.
+pub(crate) fn order_config() -> order::Config {
+    order::Config {
+        step_deadline_ms: 5_000,
+        step_tries: 3,
+        step_backoff_max_ms: 60_000,
+        stuck_after: 10,
+        stock_check_timeout_ms: 1_000,
+    }
+}
