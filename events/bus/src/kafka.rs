@@ -3,6 +3,7 @@
 //! `relay` and `tails` write and look at what is written, `group` and `partition` read, `topics` makes and checks. Never here: what a
 //! message means, SQL. What a crash leaves half done is told from the database, never from Kafka.
 
+mod flow;
 mod group;
 mod partition;
 mod relay;
@@ -21,9 +22,10 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
+pub use flow::{Flow, Publish, Report};
 pub use group::{Group, Spawn, begin_at, incoming};
 pub use partition::{Buffer, Look, Partition, Places};
-pub use relay::{Ended, Flow, LEASE, Publish, Report, published_by, relay, whole};
+pub use relay::{Ended, LEASE, published_by, relay, whole};
 pub use topics::{Difference, TopicsError, apply, check};
 
 /// How to reach a cluster: settings of librdkafka, such as `bootstrap.servers`. Cheap to clone.

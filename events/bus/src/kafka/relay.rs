@@ -3,18 +3,14 @@
 //! It sets partitions itself and gives each message the sequence before it, so that every leader publishes the same unbroken run: a
 //! new one, or an old one that does not know yet, only repeats. Never here: deciding what is published; that was done at append.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use contract::{
-    Fault, Message,
-    record::{self, Record, Source},
+    Message,
+    record::{Record, Source},
     topics::{self, TOPICS},
 };
-use eventlog::{Candidate, Checkpoint, Epoch, Error, Log, Saved, backoff};
+use eventlog::{Candidate, Checkpoint, Epoch, Error, Log, backoff};
 use rdkafka::{
     ClientContext, Statistics,
     config::RDKafkaLogLevel,
@@ -24,25 +20,15 @@ use rdkafka::{
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::{Health, Kafka, global_error, is_up, tails};
+use super::{
+    Health, Kafka,
+    flow::{Flow, IN_FLIGHT_MAX, Publish, RENEW, Report},
+    global_error, is_up, tails,
+};
 
 /// How long a leader leads without saying so again; after a crash another one begins that much later.
 pub const LEASE: Duration = Duration::from_secs(3);
-/// How often it says so.
-const RENEW: Duration = Duration::from_millis(500);
-/// How long the checkpoint may lag behind: what a new leader repeats.
-const SAVE: Duration = Duration::from_millis(100);
-/// Messages on their way to Kafka.
-const IN_FLIGHT_MAX: usize = 8_192;
-/// Rows read at a time.
-const ROWS_MAX: usize = 1_024;
-/// Under load a pause between rounds makes few requests of many; a round of fewer rows than one order's is not load.
-const PACE: Duration = Duration::from_millis(2);
-const PACED_FROM: usize = 12;
-/// How long a leader that stops waits for what is on its way.
-const FLUSH: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(5);
 /// How long a leader that must not publish waits before it looks again.
@@ -265,16 +251,6 @@ impl Relay {
     }
 }
 
-/// What the broker says of a message: its position, and what went wrong.
-pub type Report = (i64, Option<String>);
-
-/// Takes messages on their way to the broker; each gets a [`Report`] later.
-pub trait Publish {
-    /// # Errors
-    /// Why it was not taken.
-    fn publish(&self, topic: &str, partition: i32, row: &Message, record: &Record) -> Result<(), String>;
-}
-
 impl Publish for Arc<ThreadedProducer<Reports>> {
     fn publish(&self, topic: &str, partition: i32, row: &Message, record: &Record) -> Result<(), String> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
@@ -327,215 +303,5 @@ impl ProducerContext for Reports {
         let error = result.as_ref().err().map(|(error, _)| error.to_string());
         // Nobody hears it any more once the leader has gone.
         let _ = self.sender.send((position as i64, error));
-    }
-}
-
-/// A leader's messages on their way.
-pub struct Flow<P> {
-    log: Log,
-    epochs: Vec<Epoch>,
-    producer: P,
-    /// Rows up to here have been given to the producer; the id of that row, and the chain with it.
-    sent: i64,
-    last: Option<Uuid>,
-    chain: BTreeMap<String, Vec<i64>>,
-    /// Rows that are not known to have arrived, in order.
-    window: VecDeque<Sent>,
-    saved: Checkpoint,
-}
-
-struct Sent {
-    position: i64,
-    to: Option<(String, usize)>,
-    has_arrived: bool,
-}
-
-impl<P: Publish> Flow<P> {
-    /// Goes on from a [`whole`] checkpoint.
-    ///
-    /// # Errors
-    /// [`Ended::Failed`]: what the database said.
-    pub async fn begin(log: Log, checkpoint: Checkpoint, producer: P) -> Result<Self, Ended> {
-        let last = log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position);
-        let (epochs, sent, chain) = (log.epochs().await?, checkpoint.position, checkpoint.chain.clone());
-        Ok(Self { log, epochs, producer, sent, last, chain, window: VecDeque::new(), saved: checkpoint })
-    }
-
-    /// Rows up to here have been given to the producer.
-    pub fn sent(&self) -> i64 {
-        self.sent
-    }
-
-    async fn run(
-        mut self,
-        mut reports: mpsc::UnboundedReceiver<Report>,
-        candidate: &mut Candidate,
-        stop: &CancellationToken,
-    ) -> Result<Ended, Ended> {
-        let env = self.log.env().clone();
-        let mut head = self.log.head();
-        let (mut renewed, mut is_dirty) = (env.now(), false);
-        loop {
-            head.mark_unchanged();
-            let sent = self.send_more().await?;
-            while let Ok(report) = reports.try_recv() {
-                self.report(report, &mut is_dirty)?;
-            }
-            self.settle(&mut is_dirty);
-            let age = env.now().since(renewed);
-            if age >= RENEW || (is_dirty && age >= SAVE) {
-                if let Some(ended) = self.save(candidate).await? {
-                    return Ok(ended);
-                }
-                (renewed, is_dirty) = (env.now(), false);
-            }
-            if sent > 0 && self.window.len() < IN_FLIGHT_MAX {
-                if sent >= PACED_FROM {
-                    env.sleep(PACE).await;
-                }
-                continue;
-            }
-            let until = if is_dirty { SAVE } else { RENEW }.saturating_sub(age);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return self.stop(reports, candidate).await,
-                Some(report) = reports.recv() => self.report(report, &mut is_dirty)?,
-                changed = head.changed(), if self.window.len() < IN_FLIGHT_MAX => {
-                    if changed.is_err() {
-                        return self.stop(reports, candidate).await;
-                    }
-                }
-                () = env.sleep(until) => {
-                    if !is_dirty {
-                        // The net under the wake-up, for rows of other replicas.
-                        self.log.refresh().await?;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Gives the next rows to the producer, and tells how many; none when there are none now, or no room.
-    ///
-    /// # Errors
-    /// Why it must end.
-    pub async fn send_more(&mut self) -> Result<usize, Ended> {
-        if self.window.len() >= IN_FLIGHT_MAX || *self.log.head().borrow() <= self.sent {
-            return Ok(0);
-        }
-        // The last one comes again: if it is another one now, the log has lost commits and reused their positions.
-        let rows = self.log.after((self.sent - 1).max(0), ROWS_MAX).await?;
-        let mut rows = rows.into_iter();
-        if self.sent > 0 {
-            match rows.next() {
-                Some(row) if row.position == self.sent && self.last.is_none_or(|last| row.id.0 == last) => {}
-                _ => return Err(Ended::Failed("the log has lost rows that were published; looking at Kafka".to_owned())),
-            }
-        }
-        // It may be the newest that is in memory, where other replicas' rows are not.
-        if rows.len() == 0 {
-            rows = self.log.after(self.sent, ROWS_MAX).await?.into_iter();
-        }
-        let count = rows.len();
-        for row in rows {
-            self.send(&row)?;
-            (self.sent, self.last) = (row.position, Some(row.id.0));
-        }
-        Ok(count)
-    }
-
-    fn send(&mut self, row: &Message) -> Result<(), Ended> {
-        let (Some(topic), Some(key)) = (row.topic.as_deref(), row.key.as_deref()) else {
-            self.window.push_back(Sent { position: row.position, to: None, has_arrived: true });
-            return Ok(());
-        };
-        let chain = self.chain.get_mut(topic).ok_or_else(|| {
-            Ended::Barred(format!("row {} is for the topic {topic}, which this service does not publish to", row.position))
-        })?;
-        let partitions = chain.len() as i32;
-        let partition = topics::partition_of(key.as_bytes(), partitions);
-        let last = &mut chain[partition as usize];
-        let source = source_of(&self.log, &self.epochs, row.position);
-        // An epoch begins a chain of its own.
-        let first =
-            self.epochs.iter().rev().find(|epoch| epoch.first_position <= row.position).map_or(1, |epoch| epoch.first_position);
-        let previous = if *last >= first { *last } else { 0 };
-        let record = record::encode(row, &source, previous);
-        let failed = |error| Ended::Failed(format!("can't publish row {} to {topic}: {error}", row.position));
-        self.producer.publish(topic, partition, row, &record).map_err(failed)?;
-        *last = row.position;
-        self.window.push_back(Sent {
-            position: row.position,
-            to: Some((topic.to_owned(), partition as usize)),
-            has_arrived: false,
-        });
-        Ok(())
-    }
-
-    /// Takes one report; `is_dirty` tells that the checkpoint has moved.
-    ///
-    /// # Errors
-    /// [`Ended::Failed`]: throw the producer away.
-    pub fn report(&mut self, (position, error): Report, is_dirty: &mut bool) -> Result<(), Ended> {
-        if let Some(error) = error {
-            // Later ones may have arrived; they are published again behind this one.
-            return Err(Ended::Failed(format!("Kafka did not take row {position}: {error}")));
-        }
-        if let Some(first) = self.window.front()
-            && let Ok(index) = usize::try_from(position - first.position)
-            && let Some(sent) = self.window.get_mut(index)
-        {
-            sent.has_arrived = true;
-        }
-        self.settle(is_dirty);
-        Ok(())
-    }
-
-    /// Moves the checkpoint over what has arrived without a gap.
-    pub fn settle(&mut self, is_dirty: &mut bool) {
-        while self.window.front().is_some_and(|first| first.has_arrived || Fault::CheckpointBeforeReport.is_planted()) {
-            let Some(Sent { position, to, .. }) = self.window.pop_front() else { return };
-            self.saved.position = position;
-            if let Some((topic, partition)) = to
-                && let Some(last) = self.saved.chain.get_mut(&topic).and_then(|chain| chain.get_mut(partition))
-            {
-                *last = position;
-            }
-            *is_dirty = true;
-        }
-    }
-
-    /// Saves the checkpoint; tells why it must end, if it must.
-    ///
-    /// # Errors
-    /// [`Ended::Failed`]: what the database said.
-    pub async fn save(&mut self, candidate: &mut Candidate) -> Result<Option<Ended>, Ended> {
-        Ok(match candidate.save(&self.saved, LEASE).await? {
-            Saved::Yes => None,
-            Saved::Deposed => Some(Ended::Deposed),
-            Saved::Behind { head } => Some(Ended::Failed(format!(
-                "the log ends at {head}, before {}, which was published; looking at Kafka",
-                self.saved.position
-            ))),
-        })
-    }
-
-    /// Waits for what is on its way, not for long, and keeps how far it came.
-    async fn stop(mut self, mut reports: mpsc::UnboundedReceiver<Report>, candidate: &mut Candidate) -> Result<Ended, Ended> {
-        let env = self.log.env().clone();
-        let mut is_dirty = false;
-        let flush = async {
-            while !self.window.is_empty() {
-                let Some(report) = reports.recv().await else { break };
-                self.report(report, &mut is_dirty)?;
-            }
-            Ok::<(), Ended>(())
-        };
-        tokio::select! {
-            flushed = flush => flushed?,
-            () = env.sleep(FLUSH) => {}
-        }
-        self.save(candidate).await?;
-        Ok(Ended::Stopped)
     }
 }

@@ -1,0 +1,175 @@
+//! Messages that arrive: whose progress moves, and which of them are next, came before, wait for another or are forged.
+//!
+//! Part of the writer's transaction, before anything is handled. Never here: what a message means; `group.rs` hands on what is left.
+
+use std::sync::atomic::Ordering;
+
+use contract::record::Link;
+
+use crate::{
+    Arrived, Claim, Error, Handler, Item, Log, Place, Unit,
+    chain::{self, Chains, Parked},
+    dead_letter, on,
+    writer::Entry,
+};
+
+/// Claims moved by one statement.
+const CLAIMS_MAX: usize = 64;
+
+/// What came of the places of messages in their chains.
+#[derive(Default)]
+pub(crate) struct Arrivals {
+    pub dead_letters: u64,
+    repeats: u64,
+    parked: i64,
+    gaps: Vec<(Claim, Link, i64)>,
+}
+
+impl Arrivals {
+    /// Finds the place of every message, keeps what has been seen and what must wait, and leaves for each delivery what is to be
+    /// handled, or set aside for being forged.
+    pub(crate) async fn place<'b, W>(
+        &mut self,
+        unit: &mut Unit<'_>,
+        deliveries: &[(&'b Claim, &'b [Item<W>])],
+    ) -> Result<Vec<Vec<(&'b Item<W>, Option<&'static str>)>>, Error> {
+        let is_linked = |item: &Item<W>| matches!(item.message, Arrived::Linked(..));
+        let linked: Vec<&Claim> =
+            deliveries.iter().filter(|(_, items)| items.iter().any(is_linked)).map(|(claim, _)| *claim).collect();
+        let mut chains = Chains::load(unit.conn(), &linked).await?;
+        let mut parked: Vec<Parked<'_>> = Vec::new();
+        let mut released = Vec::new();
+        let placed = deliveries.iter().map(|(claim, items)| {
+            let mut left = Vec::with_capacity(items.len());
+            for item in *items {
+                let Arrived::Linked(_, link) = &item.message else {
+                    left.push((item, None));
+                    continue;
+                };
+                let chain = chains.get(&claim.topic, claim.partition);
+                let place = chain.place(link);
+                match place {
+                    Place::Next => left.push((item, None)),
+                    Place::Repeat => self.repeats += 1,
+                    Place::Forged(why) => left.push((item, Some(why))),
+                    Place::Gap => {
+                        if claim.is_drain() {
+                            continue;
+                        }
+                        if !parked.iter().any(|other| other.claim == *claim && other.link.source == link.source) {
+                            self.gaps.push(((*claim).clone(), link.clone(), chain.last(&link.source)));
+                        }
+                        parked.push(Parked {
+                            claim,
+                            offset: item.offset,
+                            link,
+                            record: dead_letter::record(claim, &item.message),
+                        });
+                    }
+                }
+                if claim.is_drain() && place != Place::Gap {
+                    released.push((*claim, link));
+                }
+            }
+            left
+        });
+        let placed = placed.collect();
+        if let Some(claim) = linked.first() {
+            chains.save(unit.conn(), &claim.consumer).await?;
+        }
+        if !parked.is_empty() {
+            let now_us = unit.now().0;
+            chain::park(unit.conn(), &parked, now_us).await?;
+        }
+        self.parked = parked.len() as i64;
+        for (claim, link) in &released {
+            // Two readers of one partition may drain the same message: counted twice, another one that waits would be forgotten.
+            self.parked -= i64::from(chain::unpark(unit.conn(), claim, link).await?);
+        }
+        Ok(placed)
+    }
+
+    /// Counts and tells, once the transaction has committed.
+    pub(crate) fn tell(self, log: &Log) {
+        let counts = log.counts();
+        counts.dead_letters.fetch_add(self.dead_letters, Ordering::Relaxed);
+        counts.repeats.fetch_add(self.repeats, Ordering::Relaxed);
+        counts.parked.fetch_add(self.parked, Ordering::Relaxed);
+        for (claim, link, last) in self.gaps {
+            let Claim { consumer, topic, partition, .. } = &claim;
+            let Link { source, sequence, previous } = &link;
+            tracing::error!(
+                consumer, topic, partition, %source, sequence, previous, last,
+                "messages are missing: message {previous} of {topic} partition {partition} never came after {last}. What follows is \
+                 kept and waits. To publish the missing ones again: skald relay rewind --to {last} --database <that of the \
+                 {service} service>",
+                service = source.service,
+            );
+        }
+    }
+}
+
+/// Moves the progress of every delivery, in key order; tells which entries lost.
+pub(crate) async fn claim<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -> Result<Vec<bool>, Error> {
+    let mut lost = vec![false; batch.len()];
+    let mut claims: Vec<(usize, &Claim)> = batch
+        .iter()
+        .enumerate()
+        .filter_map(|(index, entry)| match entry {
+            Entry::Delivery { claim, .. } => Some((index, claim)),
+            Entry::Request { .. } | Entry::Forget { .. } => None,
+        })
+        .collect();
+    claims.sort_by_key(|(_, claim)| (&claim.consumer, &claim.topic, claim.partition));
+    let (first, later): (Vec<_>, Vec<_>) = claims.into_iter().partition(|(_, claim)| claim.from == 0);
+    for (index, claim) in first {
+        let moved = on!(unit.conn(), |c| {
+            sqlx::query::<DB>(
+            "INSERT INTO progress (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (consumer, topic, partition) DO UPDATE SET next_offset = excluded.next_offset WHERE progress.next_offset = 0"
+        )
+        .bind(claim.consumer.as_str())
+        .bind(claim.topic.as_str())
+        .bind(claim.partition)
+        .bind(claim.next)
+        .execute(c)
+        .await
+        .map(|result| result.rows_affected())
+        })?;
+        lost[index] = moved == 0;
+    }
+    // One statement moves a row once, so what follows in the same partition takes the next one.
+    let mut left = later;
+    while !left.is_empty() {
+        let mut claims: Vec<(usize, &Claim)> = Vec::new();
+        left.retain(|(index, claim)| {
+            let is_same = claims.last().is_some_and(|(_, last)| {
+                (&last.consumer, &last.topic, last.partition) == (&claim.consumer, &claim.topic, claim.partition)
+            });
+            let is_later = is_same || claims.len() == CLAIMS_MAX;
+            if !is_later {
+                claims.push((*index, claim));
+            }
+            is_later
+        });
+        let moved = on!(unit.conn(), |c| {
+            let mut query = sqlx::QueryBuilder::<DB>::new("UPDATE progress SET next_offset = v.column5 FROM (");
+            query.push_values(&claims, |mut row, (_, claim)| {
+                row.push_bind(claim.consumer.as_str()).push_bind(claim.topic.as_str()).push_bind(claim.partition);
+                row.push_bind(claim.from).push_bind(claim.next);
+            });
+            query.push(
+                ") AS v WHERE progress.consumer = v.column1 AND progress.topic = v.column2 AND progress.partition = v.column3 \
+                 AND progress.next_offset = v.column4 RETURNING progress.consumer, progress.topic, progress.partition",
+            );
+            query.build_query_as::<(String, String, i64)>().fetch_all(c).await
+        })?;
+        for (index, claim) in &claims {
+            let is_moved = |(consumer, topic, partition): &(String, String, i64)| {
+                (consumer, topic, *partition) == (&claim.consumer, &claim.topic, claim.partition)
+            };
+            lost[*index] = !moved.iter().any(is_moved);
+        }
+    }
+    Ok(lost)
+}
