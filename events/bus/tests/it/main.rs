@@ -2,6 +2,7 @@
 
 mod heard;
 mod kafka;
+mod partition;
 
 use std::{
     sync::{
