@@ -47,8 +47,8 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(10);
 /// How long leaving the group may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
-/// A partition with messages that none were received of for so many statistics has stalled.
-const STALLED_AFTER: u32 = 15;
+/// A partition of which nothing was received for so many statistics, two seconds each, although there is something, has stalled.
+const STALLED_AFTER: u32 = 5;
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_CAP: Duration = Duration::from_secs(5);
 
@@ -412,15 +412,17 @@ impl ClientContext for Session {
         let mut stalled = None;
         for (place, assigned) in &mut state.assigned {
             let found = statistics.topics.get(&place.0).and_then(|topic| topic.partitions.get(&place.1));
-            let Some(newest) = found.map(|partition| partition.hi_offset).filter(|offset| *offset >= 0) else { continue };
-            let lag = (newest - assigned.buffer.stored()).max(0);
-            self.health.state().lag.insert(place.clone(), lag);
-            // librdkafka has stopped fetching for good before: rust-rdkafka#638.
-            let is_stalled = newest > assigned.received + 1 && !assigned.is_paused && assigned.buffer.waiting() == 0;
+            let newest = found.map(|partition| partition.hi_offset).filter(|offset| *offset >= 0);
+            if let Some(newest) = newest {
+                let lag = (newest - assigned.buffer.stored()).max(0);
+                self.health.state().lag.insert(place.clone(), lag);
+            }
+            // librdkafka has stopped fetching for good before (rust-rdkafka#638); or it never begins, and knows no newest offset.
+            let has_more = newest.map_or(is_up(&statistics), |newest| newest > assigned.received + 1);
+            let is_stalled = has_more && !assigned.is_paused && assigned.buffer.waiting() == 0;
             assigned.stalled = if is_stalled { assigned.stalled + 1 } else { 0 };
             if assigned.stalled > STALLED_AFTER {
-                stalled =
-                    Some(format!("nothing is received of {} partition {}, which has {lag} messages more", place.0, place.1));
+                stalled = Some(format!("nothing is received of {} partition {}; joining the group again", place.0, place.1));
             }
         }
         drop(state);
