@@ -190,7 +190,13 @@ impl Cluster {
 
     /// Asks the settled audit until it holds; whatever runs behind an order's end has its time.
     pub(crate) async fn settles(&self) {
+        self.settles_while(|| {}).await;
+    }
+
+    /// The same with somebody who does something about it before each audit.
+    pub(crate) async fn settles_while(&self, meanwhile: impl Fn()) {
         eventually("the settled audit holds", async || {
+            meanwhile();
             let output = self.audit(&["--settled"]);
             if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stdout).into_owned()) }
         })
