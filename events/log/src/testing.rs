@@ -7,6 +7,10 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use contract::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{Clock, Database};
 
@@ -39,6 +43,32 @@ async fn postgres(url: &str) -> Database {
     sqlx::raw_sql(create).execute(&mut connection).await.expect("the role may create databases");
     let (server, _) = url.rsplit_once('/').expect("a URL ends with the database's name");
     Database::Postgres(format!("{server}/{name}"))
+}
+
+/// Passes bytes on between a client and the PostgreSQL at `server`, until one of them ends. Asked at the server's answer to a
+/// COMMIT, `cuts` may end it there: the client never hears that it committed.
+pub async fn pass_on(mut client: TcpStream, server: String, mut cuts: impl FnMut() -> bool) {
+    /// How the answer to a COMMIT ends.
+    const COMMITTED: &[u8] = b"COMMIT\0";
+    let Ok(mut server) = TcpStream::connect(server).await else { return };
+    // Small answers that somebody waits for; without it, it is only slower.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (mut asked, mut answered) = ([0; 16_384], [0; 16_384]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => match read {
+                Ok(n) if n > 0 && server.write_all(&asked[..n]).await.is_ok() => {}
+                _ => return,
+            },
+            read = server.read(&mut answered) => {
+                let Ok(n) = read else { return };
+                let is_commit = answered[..n].windows(COMMITTED.len()).any(|window| window == COMMITTED);
+                if is_commit && cuts() || n == 0 || client.write_all(&answered[..n]).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// A clock that a test moves by hand. Whoever sleeps wakes when it is moved past their time.

@@ -138,8 +138,11 @@ impl<S: Saga> Engine<S> {
 
     /// The deadline of an instance that is due: asks again, or gives the step up where the table allows it.
     pub fn deadline(&self, unit: &mut Unit<'_>, instance: &mut Instance<S>) -> Applied {
+        let overdue = |due| unit.now().since(due) > Duration::from_secs(1);
         // Another replica, or an answer in this very batch, came first.
-        if instance.due.is_none_or(|due| due > unit.now()) && !Fault::StaleDeadline.is_planted() {
+        if instance.due.is_none_or(|due| due > unit.now()) && !Fault::StaleDeadline.is_planted()
+            || instance.due.is_some_and(overdue) && Fault::DeadlineLost.is_planted()
+        {
             self.metrics.ignored(S::NAME, Why::Stale);
             return Applied::Ignored(Why::Stale);
         }

@@ -1,8 +1,8 @@
 //! The table of instances: the only SQL of the engine.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
-use contract::{Fault, Timestamp, Trace};
+use contract::{Timestamp, Trace};
 use eventlog::{Conn, Error, Migration, for_update, insert_many, on, select_in};
 use saga::{Saga, Word};
 use uuid::Uuid;
@@ -102,15 +102,11 @@ pub async fn save<S: Saga>(conn: &mut Conn<'_>, instances: &[&Instance<S>]) -> R
 /// # Errors
 /// What the database said.
 pub async fn due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result<Vec<Uuid>, Error> {
-    let since = if Fault::DeadlineLost.is_planted() { now.minus(Duration::from_secs(1)) } else { Timestamp(i64::MIN) };
-    Ok(on!(conn, |c| sqlx::query_scalar::<DB, Uuid>(
-        "SELECT id FROM sagas WHERE due_us <= $1 AND due_us > $3 ORDER BY due_us LIMIT $2"
-    )
-    .bind(now.0)
-    .bind(limit)
-    .bind(since.0)
-    .fetch_all(c)
-    .await)?)
+    Ok(on!(conn, |c| sqlx::query_scalar::<DB, Uuid>("SELECT id FROM sagas WHERE due_us <= $1 ORDER BY due_us LIMIT $2")
+        .bind(now.0)
+        .bind(limit)
+        .fetch_all(c)
+        .await)?)
 }
 
 /// Which instances to list.

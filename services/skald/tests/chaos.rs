@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use eventlog::Env;
+use eventlog::{Env, testing::pass_on};
 use kit::Tasks;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rdkafka::{
@@ -26,10 +26,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::TcpListener;
 
 use support::{
     Person, Shop,
@@ -400,34 +397,13 @@ async fn repeats_and_garbage_on_the_topics_change_nothing() {
 /// Passes bytes on to PostgreSQL; cuts one connection in so many at the answer to a COMMIT.
 async fn cutting_proxy(listener: TcpListener, server: String, tasks: Tasks, cuts: Arc<AtomicUsize>) {
     while let Ok((client, _)) = listener.accept().await {
-        let (server, cuts) = (server.clone(), cuts.clone());
-        tasks.spawn("connection", async move { cut(client, server, cuts).await });
-    }
-}
-
-async fn cut(mut client: TcpStream, server: String, cuts: Arc<AtomicUsize>) {
-    const COMMITTED: &[u8] = b"COMMIT\0";
-    let Ok(mut server) = TcpStream::connect(server).await else { return };
-    let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let (mut asked, mut answered, mut commits) = ([0; 16_384], [0; 16_384], 0);
-    loop {
-        tokio::select! {
-            read = client.read(&mut asked) => match read {
-                Ok(n) if n > 0 && server.write_all(&asked[..n]).await.is_ok() => {}
-                _ => return,
-            },
-            read = server.read(&mut answered) => {
-                let Ok(n) = read else { return };
-                commits += usize::from(answered[..n].windows(COMMITTED.len()).any(|window| window == COMMITTED));
-                if commits == 25 {
-                    cuts.fetch_add(1, Ordering::Relaxed);
-                    return;
-                }
-                if n == 0 || client.write_all(&answered[..n]).await.is_err() {
-                    return;
-                }
-            }
-        }
+        let (cuts, mut commits) = (cuts.clone(), 0);
+        let is_cut = move || {
+            commits += 1;
+            cuts.fetch_add(usize::from(commits == 25), Ordering::Relaxed);
+            commits == 25
+        };
+        tasks.spawn("connection", pass_on(client, server.clone(), is_cut));
     }
 }
 

@@ -8,11 +8,11 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use skald_log::{Answer, Database, testing::TestDatabase};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+use skald_log::{
+    Answer, Database,
+    testing::{TestDatabase, pass_on},
 };
+use tokio::net::TcpListener;
 
 use crate::fixture::{assert_without_gaps, count, job, key, start, start_on};
 
@@ -22,40 +22,19 @@ struct Cutter {
     cuts: AtomicUsize,
 }
 
-/// How the server's answer to a COMMIT ends.
-const COMMITTED: &[u8] = b"COMMIT\0";
-
-async fn pass_on(mut client: TcpStream, server: String, cutter: Arc<Cutter>) {
-    let Ok(mut server) = TcpStream::connect(server).await else { return };
-    let (mut asked, mut answered) = ([0; 16_384], [0; 16_384]);
-    loop {
-        tokio::select! {
-            read = client.read(&mut asked) => match read {
-                Ok(n) if n > 0 && server.write_all(&asked[..n]).await.is_ok() => {}
-                _ => return,
-            },
-            read = server.read(&mut answered) => {
-                let Ok(n) = read else { return };
-                let is_commit = answered[..n].windows(COMMITTED.len()).any(|window| window == COMMITTED);
-                if is_commit && cutter.armed.swap(false, Ordering::SeqCst) {
-                    cutter.cuts.fetch_add(1, Ordering::SeqCst);
-                    return;
-                }
-                if n == 0 || client.write_all(&answered[..n]).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
 #[expect(clippy::disallowed_methods, reason = "a test has no tasks of a process")]
 async fn proxy(server: String, cutter: Arc<Cutter>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(pass_on(client, server.clone(), cutter.clone()));
+            let cutter = cutter.clone();
+            let cuts = move || {
+                let is_armed = cutter.armed.swap(false, Ordering::SeqCst);
+                cutter.cuts.fetch_add(usize::from(is_armed), Ordering::SeqCst);
+                is_armed
+            };
+            tokio::spawn(pass_on(client, server.clone(), cuts));
         }
     });
     port
