@@ -150,6 +150,7 @@ mod tests {
     #[test]
     fn equal_products_are_merged_and_bounds_hold_for_the_sum() {
         assert_eq!(basket(&[wanted(1, 2), wanted(2, 1), wanted(1, 3)]), Ok(vec![wanted(1, 5), wanted(2, 1)]));
+        assert_eq!(basket(&[wanted(1, 600), wanted(1, 400)]), Ok(vec![wanted(1, 1_000)]));
         assert_eq!(basket(&[wanted(1, 600), wanted(1, 401)]), Err(Refusal::BadQuantity(product(1))));
         assert_eq!(basket(&[wanted(1, 0)]), Err(Refusal::BadQuantity(product(1))));
         assert_eq!(basket(&[]), Err(Refusal::NoLines));

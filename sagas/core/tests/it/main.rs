@@ -2,5 +2,6 @@
 
 mod cells;
 mod dialogue;
+mod histories;
 mod laws;
 mod replies;

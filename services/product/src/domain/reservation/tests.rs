@@ -92,6 +92,32 @@ fn committed(lines: &[StockLine], repeated: bool) -> StockCommitted {
 }
 
 #[test]
+fn a_reply_that_is_given_again_changes_nothing_in_any_state() {
+    let twice = Repeated(true);
+    let (order_id, lines, products) = (ORDER, vec![line(7, 1)], vec![product(7)]);
+    let again: [Event; 4] = [
+        StockReserved { order_id, lines: lines.clone(), repeated: twice }.into(),
+        StockRefused { order_id, reason: StockRefusal::NotEnough, products, repeated: twice }.into(),
+        StockReleased { order_id, lines: lines.clone(), restocked: true, repeated: twice }.into(),
+        StockCommitted { order_id, lines: lines.clone(), repeated: twice }.into(),
+    ];
+    let reserved = reserve(&[line(7, 2)]);
+    for history in [
+        vec![],
+        vec![reserved.clone()],
+        vec![reserve(&[line(8, 1)])],
+        vec![reserved.clone(), commit()],
+        vec![reserved, release()],
+        vec![reserve(&[line(8, 1)]), release()],
+    ] {
+        let state = given(&history).state;
+        for event in &again {
+            assert_eq!(evolve(state.clone(), event), state, "{event:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_there_is_reserved() {
     given(&[]).when(reserve(&[line(7, 5)])).then(reserved(&[line(7, 5)], false));
 }
