@@ -242,6 +242,8 @@ mod tests {
         let to = |email: &str| Change { email: Some(email.to_owned()), ..Change::default() };
         assert_eq!(user().change(to("x@b.c"), true), Err(Refusal::EmailTaken));
         assert_eq!(user().change(to("a@b.c"), true), Ok(None), "it is taken by oneself");
+        let renamed = Change { name: Some("B".to_owned()), ..to("a@b.c") };
+        assert!(user().change(renamed, true).unwrap().is_some(), "nor does another name need a free address");
     }
 
     #[test]
@@ -273,6 +275,10 @@ mod tests {
         assert_eq!(rotated[0].kid, first[1].kid, "the one that was published ahead signs now");
         assert_eq!(rotated.len(), 3, "the old one still verifies, and a new one is published");
 
+        let soon_after = due.plus(TOKEN * 2 - Duration::from_secs(1));
+        let kept = keyring(rotated.clone(), fresh(soon_after), soon_after, DAY, TOKEN);
+        assert_eq!(kids(&kept), kids(&rotated), "what the old one signed may still hold");
+
         let later = due.plus(TOKEN * 2);
         let forgotten = keyring(rotated.clone(), fresh(later), later, DAY, TOKEN);
         assert_eq!(kids(&forgotten), [&rotated[0].kid, &rotated.iter().find(|key| key.is_next()).unwrap().kid]);
@@ -296,6 +302,7 @@ mod tests {
     #[test]
     fn names_are_trimmed_and_bounded() {
         assert_eq!(name(" Ann ").unwrap(), "Ann");
+        assert!(name(&"ä".repeat(200)).is_ok());
         for bad in ["", "  ", "a\nb", &"x".repeat(201)] {
             assert!(name(bad).is_err(), "{bad:?}");
         }
