@@ -104,9 +104,7 @@ def orders():
             "Messages that nobody has redriven or discarded yet.",
             1,
         ),
-        stat(
-            "Alerts", "short", or_zero('count (ALERTS{alertstate="firing"})'), "Alerts that fire now; Prometheus lists them.", 1
-        ),
+        stat("Alerts", "short", or_zero('count (ALERTS{alertstate="firing"})'), "Alerts that fire now; Prometheus lists them.", 1),
         panel(
             "Orders that begin and end",
             "reqps",
@@ -208,9 +206,7 @@ def service():
             quantiles("http_request_duration_seconds", http),
             "Duration until an answer's head. A dot is a request: it links to its trace.",
         ),
-        panel(
-            "Time by handler, p95", "s", p95("http_request_duration_seconds", "handler", http), "Which handler is the slow one."
-        ),
+        panel("Time by handler, p95", "s", p95("http_request_duration_seconds", "handler", http), "Which handler is the slow one."),
         panel(
             "Log",
             "wps",
@@ -231,9 +227,7 @@ def service():
             [(f"rate(process_cpu_seconds_total{http}[$__rate_interval])", "{{instance}}")],
             "1 is one core, busy all the time.",
         ),
-        panel(
-            "Open files and sockets", "short", [(f"process_open_fds{http}", "{{instance}}")], "A line that only climbs is a leak."
-        ),
+        panel("Open files and sockets", "short", [(f"process_open_fds{http}", "{{instance}}")], "A line that only climbs is a leak."),
         panel(
             "Threads busy",
             "percentunit",
@@ -259,9 +253,7 @@ def kafka():
             "Rows of all logs that are not known to be on Kafka.",
         ),
         stat("Oldest", "s", "max (relay_oldest_age_seconds)", "Age of the oldest of them.", 30),
-        stat(
-            "Not handled", "short", "sum (consumer_lag_messages)", "Messages on the topics that their consumers have not handled."
-        ),
+        stat("Not handled", "short", "sum (consumer_lag_messages)", "Messages on the topics that their consumers have not handled."),
         stat(
             "Parked",
             "short",
@@ -283,9 +275,7 @@ def kafka():
             "Messages that came again and were skipped: after a crash, some are.",
         ),
         section("Out: from the logs to Kafka"),
-        panel(
-            "Appended", "wps", [(rate("log_position", "service"), "{{service}}")], "Rows added to each service's log a second."
-        ),
+        panel("Appended", "wps", [(rate("log_position", "service"), "{{service}}")], "Rows added to each service's log a second."),
         panel(
             "Not published",
             "short",
