@@ -2,7 +2,8 @@
 
     python3 ci/prometheus.py check             fails where they do not fit together
     python3 ci/prometheus.py rules             the dashboards' queries as recording rules, for promtool to read
-    python3 ci/prometheus.py queries           each query of a dashboard or an alert: where it stands, a tab, the query
+    python3 ci/prometheus.py queries           each query of a dashboard or an alert: where it stands, a tab, the query; a panel shows something
+                                               if one of its queries does
     python3 ci/prometheus.py metrics WHEN...   the series to ask a real Prometheus for, by when they have data
 
 Never here: whether the files are well formed, which their own tools say.
