@@ -48,6 +48,13 @@ need() {
   command -v "$command" >/dev/null || apt_install "$@"
 }
 
+# Debian's Prometheus: the programs are wanted, not the server that the package starts where there is a systemd.
+need_prometheus() {
+  command -v promtool >/dev/null && command -v prometheus >/dev/null && return
+  apt_install prometheus
+  [ ! -d /run/systemd/system ] || as_root systemctl --quiet disable --now prometheus
+}
+
 # go_tool MODULE@VERSION: prints the path of a Go program, built once. The version is the pin: Go's checksum database holds its content.
 go_tool() {
   local directory=$STATE/go/${1//\//+}

@@ -5,7 +5,7 @@
 # shellcheck source=ci/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-need promtool prometheus
+need_prometheus
 need python3 python3
 dashboards=observability/grafana/dashboards
 made=$(mktemp -d "$STATE/prometheus.XXXXXX")
