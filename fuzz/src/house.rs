@@ -187,6 +187,8 @@ async fn build(desk: &Desk) -> Router {
         step_backoff_max_ms: 60_000,
         stuck_after: 10,
         stock_check_timeout_ms: 30_000,
+        jaeger_url: None,
+        kafdrop_url: None,
     };
     let orders = order::build(order::Deps {
         idempotency: Idempotency::new(orders.log.secret()),
@@ -194,6 +196,7 @@ async fn build(desk: &Desk) -> Router {
         tasks: tasks.clone(),
         metrics: metrics.clone(),
         stock: Stock::start(quote, config.stock_check_timeout(), env.clone(), tasks),
+        locate: None,
         config,
     });
     let products = desk.open("product", &product::MIGRATIONS).await;
@@ -201,6 +204,7 @@ async fn build(desk: &Desk) -> Router {
         idempotency: Idempotency::new(products.log.secret()),
         opened: products,
         tasks: tasks.clone(),
+        metrics: metrics.clone(),
         config: product::Config { grpc_listen: ([127, 0, 0, 1], 0).into() },
     };
     let products = product::build(products).await.expect("a free port");

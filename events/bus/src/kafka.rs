@@ -5,6 +5,7 @@
 
 mod flow;
 mod group;
+mod locate;
 mod partition;
 mod relay;
 mod tails;
@@ -24,6 +25,7 @@ use rdkafka::{
 
 pub use flow::{Flow, Publish, Report};
 pub use group::{Group, Spawn, begin_at, incoming};
+pub use locate::{Place, locate};
 pub use partition::{Buffer, Look, Partition, Places};
 pub use relay::{Ended, LEASE, published_by, relay, whole};
 pub use topics::{Difference, TopicsError, apply, check};

@@ -21,6 +21,12 @@ impl Trace {
         self.parent.as_deref()?.split('-').nth(1)
     }
 
+    /// Whether whoever began the trace wants it exported.
+    pub fn is_sampled(&self) -> bool {
+        let flags = self.parent.as_deref().and_then(|parent| parent.get(53..55));
+        flags.and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
+    }
+
     /// Whether `text` is a `traceparent` of version 00: lower-case hexadecimal digits, and neither id zero.
     pub fn is_parent(text: &str) -> bool {
         let hex = |part: &str, digits| part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

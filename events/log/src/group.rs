@@ -15,6 +15,7 @@ use crate::{
     db::Owned,
     dead_letter::{self, Letter},
     for_update, insert_many, on, read,
+    unit::Told,
     writer::{Entry, Outcome},
 };
 
@@ -172,6 +173,7 @@ impl<H: Handler> Task<H> {
         }
         self.log.committed(prepared.rows);
         prepared.arrivals.tell(&self.log);
+        prepared.once_committed.into_iter().for_each(|tell| tell());
         Ok(prepared.outcomes)
     }
 
@@ -327,7 +329,7 @@ impl<H: Handler> Task<H> {
             )?;
         }
         let rows = append(&mut unit).await?;
-        Ok(Prepared { outcomes, rows, arrivals })
+        Ok(Prepared { outcomes, rows, arrivals, once_committed: std::mem::take(&mut unit.once_committed) })
     }
 }
 
@@ -336,6 +338,7 @@ struct Prepared<D> {
     outcomes: Vec<Outcome<D>>,
     rows: Vec<Arc<Message>>,
     arrivals: Arrivals,
+    once_committed: Vec<Told>,
 }
 
 /// Deletes old idempotency keys, a bounded number at a time.

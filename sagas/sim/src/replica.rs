@@ -262,5 +262,7 @@ pub(crate) fn order_config() -> order::Config {
         step_backoff_max_ms: 60_000,
         stuck_after: 10,
         stock_check_timeout_ms: 1_000,
+        jaeger_url: None,
+        kafdrop_url: None,
     }
 }

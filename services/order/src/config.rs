@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use engine::Patience;
 
+use crate::Page;
+
 /// How the order service waits and asks.
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "order")]
@@ -25,6 +27,12 @@ pub struct Config {
     /// How long the stock check before an order may take, in milliseconds
     #[arg(long, env = "SKALD_STOCK_CHECK_TIMEOUT_MS", value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=30_000))]
     pub stock_check_timeout_ms: u64,
+    /// Where people open Jaeger, such as http://127.0.0.1:16686: an order's history then links each step's trace, for operators
+    #[arg(long, env = "SKALD_JAEGER_URL", value_name = "URL")]
+    pub jaeger_url: Option<Page>,
+    /// Where people open Kafdrop, such as http://127.0.0.1:9000: an order's history then links each published message, for operators
+    #[arg(long, env = "SKALD_KAFDROP_URL", value_name = "URL")]
+    pub kafdrop_url: Option<Page>,
 }
 
 impl Config {

@@ -4,6 +4,7 @@
 
 mod dto;
 mod events;
+pub(crate) mod links;
 mod lists;
 mod orders;
 mod steer;
@@ -35,6 +36,7 @@ pub(crate) struct Shop {
     pub stock: Stock,
     pub watchers: Watchers,
     pub idempotency: Idempotency,
+    pub links: links::Links,
     pub stopping: CancellationToken,
 }
 

@@ -16,9 +16,11 @@ use std::sync::Arc;
 use engine::{Engine, watch_deadlines};
 use eventlog::{Job, Migration, Opened, Writer, WriterLimits};
 use kit::{Idempotency, Metrics, Tasks, http::Routes};
+use saga::order::OrderSaga;
 
 pub use config::Config;
 pub use handler::Handler;
+pub use http::links::{Locate, Page};
 
 /// The schema of the order service's database.
 pub const MIGRATIONS: &[Migration] = &store::MIGRATIONS;
@@ -34,6 +36,8 @@ pub struct Deps {
     pub metrics: Metrics,
     pub idempotency: Idempotency,
     pub stock: stock::Stock,
+    /// How to find what was published; `None` where nothing is.
+    pub locate: Option<Locate>,
     pub config: Config,
 }
 
@@ -51,12 +55,19 @@ pub fn handler(config: &Config) -> Handler {
 
 /// Starts the service's writer and timers; its consumers and its door are the caller's to start.
 pub fn build(deps: Deps) -> Service {
-    let Deps { opened, tasks, metrics, idempotency, stock, config } = deps;
+    let Deps { opened, tasks, metrics, idempotency, stock, locate, config } = deps;
     let sagas = engine::Metrics::default();
     metrics.with_registry(|registry| sagas.register(registry));
-    let handler = Arc::new(Handler { engine: Engine::new(config.patience(), sagas) });
+    let handler = Arc::new(Handler { engine: Engine::new(config.patience(), sagas.clone()) });
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     tasks.spawn("order writer", task);
+    let looked = writer.log().clone();
+    metrics.look_before_reading(move || {
+        let (sagas, log) = (sagas.clone(), looked.clone());
+        // Without an answer they are missing; `/health` tells why.
+        async move { drop(sagas.look::<OrderSaga>(&log).await) }
+    });
+    metrics.register("circuit_breaker_state", "0 closed, 1 half open, 2 open", stock.breaker_state());
     let watchers = follow::Watchers::default();
     let log = writer.log().clone();
     tasks.spawn("order log follower", follow::follow(log.clone(), watchers.clone(), tasks.stopping()));
@@ -66,6 +77,7 @@ pub fn build(deps: Deps) -> Service {
         async move { due.submit(Job { work: handler::Work::Due, meta: contract::Meta::default() }).await.map(drop) }
     };
     tasks.spawn("saga deadlines", watch_deadlines(log, fire, tasks.stopping()));
-    let shop = http::Shop { writer: writer.clone(), stock, watchers, idempotency, stopping: tasks.stopping() };
+    let links = http::links::Links { jaeger: config.jaeger_url, kafdrop: config.kafdrop_url, locate };
+    let shop = http::Shop { writer: writer.clone(), stock, watchers, idempotency, links, stopping: tasks.stopping() };
     Service { writer, handler, routes: http::routes(shop) }
 }

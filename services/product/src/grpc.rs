@@ -11,10 +11,11 @@ use kit::grpc::stock::{
     CheckStockRequest, CheckStockResponse, check_stock_response,
     stock_server::{Stock, StockServer},
 };
+use kit::metrics::RpcMetrics;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     transport::{Server, server::TcpIncoming},
 };
 
@@ -28,12 +29,12 @@ pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Answers checks until `stopping`, then lets those under way end.
-pub(crate) async fn serve(listener: TcpListener, log: Log, stopping: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, log: Log, metrics: RpcMetrics, stopping: CancellationToken) {
     let env = log.env().clone();
     // An answer is one small write: waiting to fill a packet would only delay it.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
-        .add_service(StockServer::new(Checks { log }))
+        .add_service(StockServer::new(Checks { log, metrics }))
         .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
     let overdue = async {
         stopping.cancelled().await;
@@ -51,18 +52,30 @@ pub(crate) async fn serve(listener: TcpListener, log: Log, stopping: Cancellatio
 
 struct Checks {
     log: Log,
+    metrics: RpcMetrics,
 }
 
 #[tonic::async_trait]
 impl Stock for Checks {
     async fn check_stock(&self, request: Request<CheckStockRequest>) -> Result<Response<CheckStockResponse>, Status> {
-        let mut lines = Vec::with_capacity(request.get_ref().lines.len());
-        for line in &request.get_ref().lines {
+        let env = self.log.env();
+        let began = env.now();
+        let answer = self.answer(request.get_ref()).await;
+        let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
+        self.metrics.answered("product", "CheckStock", code, env.now().since(began));
+        answer.map(Response::new)
+    }
+}
+
+impl Checks {
+    async fn answer(&self, request: &CheckStockRequest) -> Result<CheckStockResponse, Status> {
+        let mut lines = Vec::with_capacity(request.lines.len());
+        for line in &request.lines {
             let product_id = line.product_id.parse().map_err(|_| Status::invalid_argument("a product_id is a UUID"))?;
             lines.push(StockLine { product_id, quantity: line.quantity });
         }
         let items = check(&self.log, &lines).await.map_err(|error| status(&error))?;
-        Ok(Response::new(CheckStockResponse { items }))
+        Ok(CheckStockResponse { items })
     }
 }
 

@@ -59,10 +59,16 @@ impl Name {
     }
 }
 
-pub(crate) fn order(process: &Process, opened: Opened, stock: Stock, config: order::Config) -> order::Service {
+pub(crate) fn order(
+    process: &Process,
+    opened: Opened,
+    stock: Stock,
+    locate: Option<order::Locate>,
+    config: order::Config,
+) -> order::Service {
     let idempotency = Idempotency::new(opened.log.secret());
     let (tasks, metrics) = (process.tasks.clone(), process.metrics.clone());
-    let service = order::build(order::Deps { opened, tasks, metrics, idempotency, stock, config });
+    let service = order::build(order::Deps { opened, tasks, metrics, idempotency, stock, locate, config });
     forget_keys(&service.writer, &process.tasks);
     service
 }
@@ -72,8 +78,9 @@ pub(crate) async fn product(
     opened: Opened,
     config: product::Config,
 ) -> Result<product::Service, product::Error> {
-    let (idempotency, tasks) = (Idempotency::new(opened.log.secret()), process.tasks.clone());
-    let service = product::build(product::Deps { opened, tasks, idempotency, config }).await?;
+    let idempotency = Idempotency::new(opened.log.secret());
+    let (tasks, metrics) = (process.tasks.clone(), process.metrics.clone());
+    let service = product::build(product::Deps { opened, tasks, metrics, idempotency, config }).await?;
     forget_keys(&service.writer, &process.tasks);
     Ok(service)
 }

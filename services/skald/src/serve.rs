@@ -188,7 +188,9 @@ async fn start(service: Service, start: Start) -> Result<Running, Error> {
             let (house, opened) = start.open(Name::Order).await?;
             let Process { env, tasks, .. } = &house.process;
             let stock = Stock::grpc(&stock_check, config.stock_check_timeout(), env.clone(), tasks);
-            let order = assemble::order(&house.process, opened, stock, config.clone());
+            let (kafka, own) = (Kafka::new(house.start.kafka.clone()), env.clone());
+            let locate: order::Locate = Arc::new(move |rows| Box::pin(kafka::locate(kafka.clone(), rows, own.clone())));
+            let order = assemble::order(&house.process, opened, stock, Some(locate), config.clone());
             house.serve_with(keys, order.handler, order.writer, order.routes, &config).await
         }
         Service::Product(Product { keys, config, .. }) => {

@@ -82,7 +82,7 @@ pub(crate) async fn start(Options { data, listen: address, services }: Options) 
     let product = assemble::product(&process, products, services.product.clone()).await?;
     let replicas = [format!("http://{}", product.grpc).parse().expect("an address of our own is one of a stock check")];
     let stock = Stock::grpc(&replicas, services.order.stock_check_timeout(), process.env.clone(), &process.tasks);
-    let order = assemble::order(&process, orders, stock, services.order.clone());
+    let order = assemble::order(&process, orders, stock, None, services.order.clone());
     let payment = assemble::payment(&process, payments, services.payment.clone());
     let notification = assemble::notification(&process, notifications, services.notification.clone());
 

@@ -367,6 +367,30 @@ async fn what_is_appended_is_published_in_an_unbroken_run_and_handled_once_acros
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Kafka: ci/kafka.sh test"]
+async fn a_published_row_is_found_on_its_topic() {
+    let _turn = TURN.lock().await;
+    clean().await;
+    let database = TestDatabase::fresh().await;
+    let source = Running::start("order", &database.database).await;
+    source.relay();
+    source.append_many(300).await;
+    source.until_published().await;
+    let mut rows: Vec<Arc<Message>> = source.log().after(0, 1_000).await.unwrap().into_iter().step_by(37).collect();
+    let never_published = Message { id: Env::system().id().into(), ..(*rows[0]).clone() };
+    rows.push(Arc::new(never_published));
+    let found = kafka::locate(cluster(), rows.clone(), Env::system()).await.unwrap();
+    let published = read(COMMANDS);
+    for row in &rows {
+        let is_it = |message: &&OwnedMessage| header(message, "ce_id").unwrap() == row.id.to_string();
+        let place = published.iter().find(is_it).map(|message| (message.partition(), message.offset()));
+        assert_eq!(found.get(&row.id), place.as_ref(), "row {}", row.position);
+    }
+    assert_eq!(found.len(), rows.len() - 1);
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka: ci/kafka.sh test"]
 async fn repeats_garbage_and_forgeries_change_nothing() {
     let _turn = TURN.lock().await;
     clean().await;

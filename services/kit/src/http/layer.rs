@@ -43,7 +43,7 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
     let route = request.extensions().get::<MatchedPath>().and_then(|path| around.routes.get(path.as_str()));
     let route = route.unwrap_or(&around.unknown).clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
-    request.extensions_mut().insert(trace);
+    request.extensions_mut().insert(trace.clone());
     request.extensions_mut().insert(around.verifier.clone());
 
     let span = tracing::info_span!("request", trace.id = %trace_id, http.method = %method, http.path = %path);
@@ -56,7 +56,7 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
 
     let took = around.env.now().since(started);
     let status = response.status();
-    around.metrics.answered(&route, method_label(&method), status, took);
+    around.metrics.answered(&route, method_label(&method), status, took, &trace);
     span.in_scope(|| {
         if status.is_server_error() {
             tracing::info!(http.status = status.as_u16(), took_us = took.as_micros() as u64, "answered");

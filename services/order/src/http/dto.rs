@@ -169,6 +169,21 @@ pub(crate) struct Entry {
     pub cause: Option<Uuid>,
     #[schema(required)]
     pub trace_id: Option<String>,
+    /// Its trace in Jaeger. For operators, where `SKALD_JAEGER_URL` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_url: Option<String>,
+    /// Where it stands on its topic. For operators, where `SKALD_KAFDROP_URL` is set, and once it is published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<Published>,
+}
+
+/// The place of a message on its topic.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Published {
+    pub partition: i32,
+    pub offset: i64,
+    /// The message in Kafdrop.
+    pub url: String,
 }
 
 /// The history in order.

@@ -97,7 +97,11 @@ pub(crate) async fn history(State(shop): State<Arc<Shop>>, caller: Caller, Path(
     own(&shop, caller, id).await?;
     let rows = shop.log().stream(&Instance::<OrderSaga>::stream(id.0), 1).await?;
     let mut state = None;
-    Ok(Json(History { items: rows.iter().map(|row| entry(row, &mut state)).collect() }))
+    let mut items: Vec<Entry> = rows.iter().map(|row| entry(row, &mut state)).collect();
+    if caller.role.reads_everything() {
+        shop.links.add(rows, &mut items).await;
+    }
+    Ok(Json(History { items }))
 }
 
 /// A row as people read it. `state` is the saga's, carried from row to row.
@@ -122,5 +126,7 @@ pub(super) fn entry(row: &Message, state: &mut Option<String>) -> Entry {
         actor: row.meta.actor.clone(),
         cause: row.meta.cause.map(|cause| cause.0),
         trace_id: row.meta.trace.id().map(str::to_owned),
+        trace_url: None,
+        published: None,
     }
 }

@@ -165,3 +165,27 @@ fn told(history: &Answer) -> String {
     };
     history.is(200).body["items"].as_array().unwrap().iter().map(|entry| line(entry).trim_end().to_owned() + "\n").collect()
 }
+
+#[tokio::test]
+async fn operators_are_led_from_a_step_to_its_trace_and_its_message() {
+    let mut shop = Shop::open().await;
+    let id = shop.place().await;
+    let path = format!("/v1/orders/{id}/history");
+    let plain = shop.get(&path).by(OPERATOR).empty().await.is(200).body.clone();
+    assert!(!plain.to_string().contains("_url") && !plain.to_string().contains("published"), "{plain}");
+    (shop.config.jaeger_url, shop.config.kafdrop_url) =
+        ("http://jaeger:16686/".parse().ok(), "https://ops.example/kafdrop".parse().ok());
+    shop.restart().await;
+    let linked = shop.get(&path).by(OPERATOR).empty().await.is(200).body.clone();
+    for (entry, plain) in linked["items"].as_array().unwrap().iter().zip(plain["items"].as_array().unwrap()) {
+        assert_eq!(entry["trace_url"], format!("http://jaeger:16686/trace/{}", plain["trace_id"].as_str().unwrap()));
+        let (published, topic) = (&entry["published"], &entry["topic"]);
+        assert_eq!(published.is_null(), topic.is_null(), "{entry}");
+        if let Some(topic) = topic.as_str() {
+            let offset = published["offset"].as_i64().unwrap();
+            let url = format!("https://ops.example/kafdrop/topic/{topic}/messages?partition=3&offset={offset}&count=1");
+            assert!(published["url"].as_str().unwrap().starts_with(&url), "{published}");
+        }
+    }
+    assert_eq!(shop.get(&path).empty().await.is(200).body, plain, "the addresses are no customer's business");
+}

@@ -190,6 +190,8 @@ impl Shop {
             step_backoff_max_ms: 60_000,
             stuck_after: 4,
             stock_check_timeout_ms: 30_000,
+            jaeger_url: None,
+            kafdrop_url: None,
         };
         let mut shop = Self { shelf, clock, config, env, signer, database, running: None, keys: AtomicU32::new(0) };
         shop.start().await;
@@ -211,6 +213,9 @@ impl Shop {
             tasks: tasks.clone(),
             metrics: metrics.clone(),
             stock: Stock::start(ask, config.stock_check_timeout(), env.clone(), &tasks),
+            locate: Some(Arc::new(|rows| {
+                Box::pin(async move { Ok(rows.iter().map(|row| (row.id, (3, row.position))).collect()) })
+            })),
             config,
         });
         let router = kit::http::app(AppConfig {

@@ -107,6 +107,7 @@ impl Shop {
             tasks: tasks.clone(),
             metrics,
             stock: order::stock::Stock::grpc(&[], PATIENCE, env.clone(), &tasks),
+            locate: None,
             config: config(),
         });
         let (order_log, payment_log) = (order.writer.log(), payment.writer.log());
