@@ -12,11 +12,13 @@ verify:
 test:
     cargo test --workspace
 
-# Format, layers, links and Clippy.
+# Format, layers, links, alerts and dashboards, workflows, and Clippy.
 lint:
     ci/format.sh
     ci/layering.sh
     ci/docs.sh
+    ci/prometheus.sh
+    ci/workflows.sh
     ci/lint.sh
 
 # Formats every Rust file.
@@ -92,6 +94,6 @@ bench:
     ci/demo.sh --mix happy --orders 60000 --concurrency 256 --seed 1
     ci/demo.sh --mix happy --orders 2000 --concurrency 1 --seed 1
 
-# What may be linked in: bans, licences, sources, and the advisories of the day (these need the net and cargo-deny).
+# What may be linked in: bans, licences, sources, and the advisories of the day (these need the net).
 deny:
-    cargo deny --locked check
+    ci/deny.sh

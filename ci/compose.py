@@ -15,7 +15,9 @@ from ruamel.yaml import YAML
 BINARY = sys.argv[1]
 DATABASE = "sqlite:/dev/null/no-such-directory/service.db"
 USAGE, ENVIRONMENT = 2, 3
-PINNED = re.compile(r"^[a-z0-9./-]+:([a-z]+-\d{8}|\d+\.\d+)[a-z0-9.-]*$")
+PINNED = re.compile(r"^[a-z0-9./-]+:([a-z]+-\d{8}|v?\d+\.\d+)[a-z0-9.-]*$")
+# Is there wherever Docker is.
+DOCKERS_OWN = "/var/lib/docker/containers"
 SIMPLE = YAML(typ="safe")
 
 problems = []
@@ -62,7 +64,8 @@ def check_service(name, service, services, declared):
         check(port.startswith("127.0.0.1:"), f"{name}: port {port} is open to other machines")
     for volume in service.get("volumes", []):
         source = volume.split(":")[0]
-        check(source in declared["volumes"] or Path(source).exists(), f"{name}: there is no volume or file {source}")
+        is_there = source in declared["volumes"] or source == DOCKERS_OWN or Path(source).exists()
+        check(is_there, f"{name}: there is no volume or file {source}")
         check(not source.endswith(".sh") or os.access(source, os.X_OK), f"{name}: {source} is not executable")
     for secret in service.get("secrets", []):
         check(secret in declared["secrets"], f"{name}: there is no secret {secret}")
@@ -76,10 +79,14 @@ def check_texts(name, service, services):
     command = service.get("command", "")
     test = service.get("healthcheck", {}).get("test", [])
     texts = [*(service.get("environment") or {}).values(), *(command if isinstance(command, list) else [command]), *test]
+    mounted = [Path(volume.split(":")[0]) for volume in service.get("volumes", []) if volume.startswith("./observability/")]
+    for file in (file for path in mounted for file in ([path] if path.is_file() else path.rglob("*.*"))):
+        # Comments may name what they like.
+        texts.append(re.sub(r"(?m)^\s*(#|//).*$", "", file.read_text(encoding="utf-8")))
     for text in map(str, texts):
         for secret in re.findall(r"/run/secrets/([a-z-]+[a-z])", text):
             check(secret in service.get("secrets", []), f"{name}: does not get the secret {secret}")
-        for host in re.findall(r"(?:^|[ /@=])([a-z][a-z-]*):\d{4,5}\b", text):
+        for host in re.findall(r"(?:^|[ /@=\"])([a-z][a-z-]*):\d{4,5}\b", text):
             check(host in services or host == "localhost", f"{name}: there is no service {host}")
     for script in (text for text in [*test[-1:], *(command if isinstance(command, list) else [])] if " " in text):
         parsed = subprocess.run(["bash", "-n", "-c", as_started(script)], capture_output=True, text=True, check=False)

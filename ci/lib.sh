@@ -47,3 +47,24 @@ need() {
   shift
   command -v "$command" >/dev/null || apt_install "$@"
 }
+
+# Debian's Prometheus: the programs are wanted, not the server that the package starts where there is a systemd.
+need_prometheus() {
+  command -v promtool >/dev/null && command -v prometheus >/dev/null && return
+  apt_install prometheus
+  [ ! -d /run/systemd/system ] || as_root systemctl --quiet disable --now prometheus
+}
+
+# go_tool MODULE@VERSION: prints the path of a Go program, built once. The version is the pin: Go's checksum database holds its content.
+go_tool() {
+  local directory=$STATE/go/${1//\//+}
+  if [ -z "$(find "$directory" -type f 2>/dev/null)" ]; then
+    command -v go >/dev/null || fail "please install Go 1.25 or newer (https://go.dev/dl): Debian's is too old for $1"
+    echo "building $1" >&2
+    GOBIN=$directory go install "$1" 2>"$STATE/go.log" || {
+      tail -20 "$STATE/go.log" >&2
+      fail "go could not build $1"
+    }
+  fi
+  find "$directory" -type f
+}
