@@ -193,7 +193,7 @@ async fn build(desk: &Desk) -> Router {
         opened: orders,
         tasks: tasks.clone(),
         metrics: metrics.clone(),
-        stock: Stock::start(quote, config.stock_check_timeout(), env.clone(), tasks),
+        stock: Stock::start(|wanted, _| quote(wanted), config.stock_check_timeout(), env.clone(), tasks),
         config,
     });
     let products = desk.open("product", &product::MIGRATIONS).await;

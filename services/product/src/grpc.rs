@@ -7,9 +7,12 @@ use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
 
 use contract::product::StockLine;
 use eventlog::{Error, Log};
-use kit::grpc::stock::{
-    CheckStockRequest, CheckStockResponse, check_stock_response,
-    stock_server::{Stock, StockServer},
+use kit::grpc::{
+    Call,
+    stock::{
+        CheckStockRequest, CheckStockResponse, check_stock_response,
+        stock_server::{Stock, StockServer},
+    },
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -56,13 +59,23 @@ struct Checks {
 #[tonic::async_trait]
 impl Stock for Checks {
     async fn check_stock(&self, request: Request<CheckStockRequest>) -> Result<Response<CheckStockResponse>, Status> {
-        let mut lines = Vec::with_capacity(request.get_ref().lines.len());
-        for line in &request.get_ref().lines {
+        let env = self.log.env();
+        let span = Call::came(request.metadata(), env);
+        let answer = self.answer(request.get_ref()).await;
+        span.end("product", &[], answer.as_ref().err(), env);
+        answer.map(Response::new)
+    }
+}
+
+impl Checks {
+    async fn answer(&self, request: &CheckStockRequest) -> Result<CheckStockResponse, Status> {
+        let mut lines = Vec::with_capacity(request.lines.len());
+        for line in &request.lines {
             let product_id = line.product_id.parse().map_err(|_| Status::invalid_argument("a product_id is a UUID"))?;
             lines.push(StockLine { product_id, quantity: line.quantity });
         }
         let items = check(&self.log, &lines).await.map_err(|error| status(&error))?;
-        Ok(Response::new(CheckStockResponse { items }))
+        Ok(CheckStockResponse { items })
     }
 }
 
