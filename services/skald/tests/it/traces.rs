@@ -3,13 +3,14 @@
 
 use std::net::TcpListener;
 
+use contract::Timestamp;
 use eventlog::Env;
 use hyper::header::{HeaderName, HeaderValue};
 
 use crate::support::{
     Person, QUICK, System, Whole, cluster, home, order,
-    otlp::Receiver,
-    trace::{COMPENSATED, CONFIRMED, REFUSED, Trace, ids},
+    otlp::{Receiver, Span},
+    trace::{COMPENSATED, CONFIRMED, REFUSED, Trace, begun_since},
 };
 
 /// A shop with one product, whose traces are told.
@@ -33,12 +34,12 @@ impl Shop {
     /// Places an order that must end so, and gives its trace.
     async fn ordered(&mut self, token: &str, status: &str, hops: &str) -> Trace {
         self.system.settles().await;
-        let before = ids(&self.receiver);
+        let now = Env::system().now();
         let placed = self.customer.place(token, &order(&self.product, 2, token), 20).await;
         assert_eq!(placed.told().1, status, "{placed:?}");
-        let trace = Trace::of_order(&self.receiver, &before, &placed.id(), hops).await;
+        let trace = Trace::of_order(&self.receiver, now, &placed.id(), hops).await;
         trace.is_sound(carrier(), "");
-        trace.is_carried(carrier());
+        trace.is_carried(&self.receiver, carrier()).await;
         trace
     }
 }
@@ -52,7 +53,7 @@ fn carrier() -> &'static str {
 async fn an_order_is_one_trace_from_its_request_to_its_notification_confirmed_or_compensated() {
     let mut shop = Shop::open().await;
     let confirmed = shop.ordered("tok_ok", "confirmed", CONFIRMED).await;
-    println!("{}", confirmed.drawing(true));
+    println!("{}", Trace::of(&shop.receiver, &confirmed.id).drawing(true));
     let compensated = shop.ordered("tok_declined", "cancelled", COMPENSATED).await;
     assert_ne!(confirmed.id, compensated.id);
 }
@@ -60,7 +61,7 @@ async fn an_order_is_one_trace_from_its_request_to_its_notification_confirmed_or
 #[tokio::test]
 async fn an_order_that_is_refused_at_the_door_ends_its_trace_there_and_the_answer_names_it() {
     let mut shop = Shop::open().await;
-    let before = ids(&shop.receiver);
+    let now = Env::system().now();
     let refused = shop.customer.place("k1", &order(&shop.product, 11, "tok_ok"), 0).await;
     assert_eq!(refused.told(), (409, "out_of_stock", ""));
     let id = refused.body["trace_id"].as_str().unwrap();
@@ -68,7 +69,30 @@ async fn an_order_that_is_refused_at_the_door_ends_its_trace_there_and_the_answe
     trace.is_sound(carrier(), "");
     let root = trace.spans.iter().find(|span| span.parent.is_empty()).unwrap();
     assert_eq!(root.attribute("http.response.status_code"), "#409");
-    assert!(!before.contains(id));
+    assert_eq!(begun_since(&shop.receiver, now), [id]);
+}
+
+#[tokio::test]
+async fn a_deadline_is_a_span_of_its_order_s_trace_and_what_it_asks_is_under_it() {
+    let (home, receiver) = (home(), Receiver::start());
+    let url = receiver.url();
+    let slow = [("SKALD_STEP_DEADLINE_MS", "300"), ("SKALD_PAYMENT_TIMEOUT_MS", "200"), ("SKALD_PAYMENT_SLOW_MS", "1500")];
+    let system = System::start(home.path(), &[&[("SKALD_OTLP", url.as_str())][..], &slow].concat());
+    let product = system.admin().await.product("TEA-1", 100).await;
+    let placed = system.customer("ann").await.place("k1", &order(&product, 1, "tok_slow"), 20).await;
+    assert_eq!(placed.told(), (202, "cancelled", "payment_timeout"));
+    system.settles().await;
+    assert!(system.stop().success());
+    let spans = receiver.spans();
+    let id = &spans.iter().find(|span| span.attribute("order.id") == placed.id()).unwrap().trace;
+    let trace = Trace::of(&receiver, id);
+    trace.is_sound("skald", "");
+    let deadlines: Vec<_> = trace.spans.iter().filter(|span| span.name == "deadline order").collect();
+    for deadline in &deadlines {
+        let asked = |span: &&Span| span.parent == deadline.id && span.name == "send payment.commands.v1";
+        assert_eq!((deadline.kind, trace.spans.iter().filter(asked).count()), ("INTERNAL", 1), "{}", trace.drawing(true));
+    }
+    assert!(!deadlines.is_empty(), "{}", trace.drawing(true));
 }
 
 #[tokio::test]
@@ -96,7 +120,8 @@ async fn a_caller_s_trace_is_joined_and_what_the_caller_decided_holds_against_th
         Trace::whole(&receiver, trace, CONFIRMED).await.is_sound("skald", caller);
     }
     assert!(system.stop().success());
-    assert_eq!(ids(&receiver).into_iter().collect::<Vec<_>>(), told);
+    assert_eq!(begun_since(&receiver, Timestamp(0)), told);
+    assert_eq!(receiver.spans().iter().filter(|span| !told.contains(&span.trace.as_str())).count(), 0);
 }
 
 #[tokio::test]

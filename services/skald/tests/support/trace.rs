@@ -5,6 +5,8 @@ use std::{
     fmt::Write,
 };
 
+use contract::Timestamp;
+
 use super::{
     eventually,
     otlp::{Receiver, Span},
@@ -31,8 +33,8 @@ impl Trace {
         .await
     }
 
-    /// Waits for the trace of an order, until it has these hops; nothing else may have begun a trace meanwhile.
-    pub(crate) async fn of_order(receiver: &Receiver, before: &BTreeSet<String>, order: &str, hops: &str) -> Self {
+    /// Waits for the trace of an order, until it has these hops; nothing else may have begun a trace since it was placed.
+    pub(crate) async fn of_order(receiver: &Receiver, placed: Timestamp, order: &str, hops: &str) -> Self {
         let id = eventually("the order has a trace", async || {
             let spans = receiver.spans();
             let found = spans.iter().find(|span| span.attribute("order.id") == order);
@@ -40,8 +42,7 @@ impl Trace {
         })
         .await;
         let trace = Self::whole(receiver, &id, hops).await;
-        let began: BTreeSet<String> = ids(receiver).difference(before).cloned().collect();
-        assert_eq!(began, BTreeSet::from([trace.id.clone()]), "another trace began");
+        assert_eq!(begun_since(receiver, placed), [trace.id.clone()], "another trace began");
         trace
     }
 
@@ -85,8 +86,12 @@ impl Trace {
         }
     }
 
-    /// What was sent was polled, as far as anybody reads it, and over Kafka published.
-    pub(crate) fn is_carried(&self, system: &str) {
+    /// What was sent was polled, as far as anybody reads it, and over Kafka published. Who publishes says so a moment later.
+    pub(crate) async fn is_carried(&self, receiver: &Receiver, system: &str) {
+        eventually("every message is told of on its way", async || Self::of(receiver, &self.id).carried(system)).await;
+    }
+
+    fn carried(&self, system: &str) -> Result<(), String> {
         let linked = |name: &str, to: &Span| {
             let to = (to.trace.clone(), to.id.clone());
             self.spans.iter().any(|span| span.name == name && span.kind == "CLIENT" && span.links.contains(&to))
@@ -94,15 +99,28 @@ impl Trace {
         for sent in self.spans.iter().filter(|span| span.kind == "PRODUCER") {
             let topic = sent.attribute("messaging.destination.name");
             let read = contract::topics::TOPICS.iter().any(|found| found.name == topic && !found.readers.is_empty());
-            assert!(!read || linked(&format!("poll {topic}"), sent), "never polled: {sent:?}");
-            assert!(system != "kafka" || linked(&format!("send {topic}"), sent), "never published: {sent:?}");
+            if read && !linked(&format!("poll {topic}"), sent) {
+                return Err(format!("never polled: {sent:?}"));
+            }
+            if system == "kafka" && !linked(&format!("send {topic}"), sent) {
+                return Err(format!("never published: {sent:?}"));
+            }
         }
+        Ok(())
     }
 }
 
-/// The traces that were told of so far.
-pub(crate) fn ids(receiver: &Receiver) -> BTreeSet<String> {
-    receiver.spans().into_iter().map(|span| span.trace).collect()
+/// The traces that began after an instant, but for those of somebody who only asked.
+pub(crate) fn begun_since(receiver: &Receiver, since: Timestamp) -> Vec<String> {
+    let mut begun: BTreeMap<String, (u64, bool)> = BTreeMap::new();
+    for span in receiver.spans() {
+        let is_question = span.kind == "SERVER" && span.name.starts_with("GET ");
+        let (first, only_asked) = begun.entry(span.trace).or_insert((u64::MAX, true));
+        (*first, *only_asked) = (span.begun.min(*first), *only_asked && is_question);
+    }
+    let since = u64::try_from(since.0).unwrap() * 1_000;
+    let wanted = begun.into_iter().filter(|(_, (first, only_asked))| *first >= since && !only_asked);
+    wanted.map(|(trace, _)| trace).collect()
 }
 
 /// Messages on their way together: which of them travel so is chance.
