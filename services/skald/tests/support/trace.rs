@@ -42,7 +42,7 @@ impl Trace {
         })
         .await;
         let trace = Self::whole(receiver, &id, hops).await;
-        assert_eq!(begun_since(receiver, placed), [trace.id.clone()], "another trace began");
+        assert_eq!(begun_since(receiver, placed), [trace.id.as_str()], "another trace began");
         trace
     }
 
