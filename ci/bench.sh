@@ -81,8 +81,30 @@ load() {
   jq -r '"\(.orders_per_second|floor) orders/s to their end, p50 \(.latency_ms.p50) ms, p99 \(.latency_ms.p99) ms"' "$state/$1.json"
 }
 
+# What the machine itself does, so that figures of two machines can be held against each other.
+yardsticks() {
+  local began rows=200000
+  # shellcheck disable=SC2153
+  psql -qc 'CREATE TABLE yardstick (position bigint PRIMARY KEY, data text)'
+  # 500 rows of 400 bytes an insert, one connection, a commit each.
+  awk -v rows="$rows" 'BEGIN {
+    text = sprintf("%400s", ""); gsub(/ /, "x", text)
+    for (i = 1; i <= rows; i++) printf "%s(%d,\047%s\047)%s", i % 500 == 1 ? "INSERT INTO yardstick VALUES " : "", i, text, i % 500 == 0 ? ";\n" : ","
+  }' >"$state/yardstick.sql"
+  began=$(date +%s%N)
+  psql -qf "$state/yardstick.sql"
+  printf '%-40s %d rows/s of 400 bytes into PostgreSQL, 500 an insert\n' yardstick $((rows * 1000000000 / ($(date +%s%N) - began)))
+  psql -qc 'DROP TABLE yardstick'
+  rm "$state/yardstick.sql"
+  ci/kafka.sh run org.apache.kafka.tools.TopicCommand --bootstrap-server "$SKALD_KAFKA" --create --topic yardstick --partitions 6 >/dev/null
+  printf '%-40s %s\n' yardstick "$(ci/kafka.sh run org.apache.kafka.tools.ProducerPerformance --topic yardstick --num-records 500000 \
+    --record-size 500 --throughput -1 --producer-props "bootstrap.servers=$SKALD_KAFKA" acks=all | tail -1 | cut -d, -f2) into Kafka, of 500 bytes"
+  ci/kafka.sh run org.apache.kafka.tools.TopicCommand --bootstrap-server "$SKALD_KAFKA" --delete --topic yardstick >/dev/null
+}
+
 need jq jq
 need curl curl
+yardsticks
 start 1
 load 'warm up' 2000 64
 load 'one of each, 256 clients' "$orders" 256

@@ -201,6 +201,7 @@ async fn build(desk: &Desk) -> Router {
         idempotency: Idempotency::new(products.log.secret()),
         opened: products,
         tasks: tasks.clone(),
+        metrics: metrics.clone(),
         config: product::Config { grpc_listen: ([127, 0, 0, 1], 0).into() },
     };
     let products = product::build(products).await.expect("a free port");

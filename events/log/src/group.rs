@@ -17,6 +17,7 @@ use crate::{
     for_update, insert_many,
     observe::Story,
     on, read,
+    unit::Told,
     writer::{Entry, Outcome},
 };
 
@@ -177,6 +178,7 @@ impl<H: Handler> Task<H> {
         }
         self.log.committed(prepared.rows);
         prepared.arrivals.tell(&self.log);
+        prepared.once_committed.into_iter().for_each(|tell| tell());
         Ok(prepared.outcomes)
     }
 
@@ -344,7 +346,8 @@ impl<H: Handler> Task<H> {
         let spans = std::mem::take(&mut unit.spans);
         let story = is_heard.then(|| Story::new(unit.now(), &unit.rows, told, Story::requests(batch), spans));
         let rows = append(&mut unit).await?;
-        Ok(Prepared { outcomes, rows, arrivals, story })
+        let once_committed = std::mem::take(&mut unit.once_committed);
+        Ok(Prepared { outcomes, rows, arrivals, story, once_committed })
     }
 }
 
@@ -354,6 +357,7 @@ struct Prepared<'b, D> {
     rows: Vec<Arc<Message>>,
     arrivals: Arrivals,
     story: Option<Story<'b>>,
+    once_committed: Vec<Told>,
 }
 
 /// Deletes old idempotency keys, a bounded number at a time.

@@ -18,6 +18,7 @@ mod read;
 mod redrive;
 mod relay;
 mod sql;
+mod survey;
 mod tail;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -37,6 +38,7 @@ pub use read::{Log, Opened};
 pub use redrive::{Listed, Redriven, Waiting, dead_letter, dead_letters, discard, discard_parked, parked, redrive};
 pub use relay::{Candidate, Checkpoint, Epoch, Saved};
 pub use sql::{for_update, run_length};
+pub use survey::Survey;
 pub use unit::{Job, New, Unit};
 pub use writer::{
     Answer, Arrived, Claim, Delivered, Handler, IdempotencyKey, Item, KEYS_KEPT, Poison, Stored, Todo, Writer, WriterLimits,

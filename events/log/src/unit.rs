@@ -31,7 +31,11 @@ pub struct Unit<'t> {
     pub(crate) rows: Vec<Row>,
     pub(crate) refused: Vec<(usize, String)>,
     pub(crate) spans: Vec<Span>,
+    pub(crate) once_committed: Vec<Told>,
 }
+
+/// What is said of a transaction when it has committed, such as to a counter.
+pub(crate) type Told = Box<dyn FnOnce() + Send>;
 
 pub(crate) struct Row {
     pub id: MessageId,
@@ -74,7 +78,8 @@ impl Row {
 
 impl<'t> Unit<'t> {
     pub(crate) fn new(conn: Conn<'t>, env: &'t Env) -> Self {
-        Self { conn, env, now: env.now(), rows: Vec::new(), refused: Vec::new(), spans: Vec::new() }
+        let (rows, refused, spans, once_committed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { conn, env, now: env.now(), rows, refused, spans, once_committed }
     }
 
     /// The transaction's connection. Lock rows in key order, and before anything is appended.
@@ -110,6 +115,12 @@ impl<'t> Unit<'t> {
         if self.env.observer().is_some() {
             self.spans.push(span());
         }
+    }
+
+    /// Calls `tell` once this transaction has committed, and never if it does not: a batch may be decided more than once. For what is
+    /// counted; nothing may depend on it, as a crash comes between.
+    pub fn once_committed(&mut self, tell: impl FnOnce() + Send + 'static) {
+        self.once_committed.push(Box::new(tell));
     }
 
     /// Refuses the job at `index` of the batch for good: it came as a message that must not have come. It becomes a dead

@@ -88,7 +88,7 @@ impl<S: Saga> Engine<S> {
         self.ask(unit, meta, &mut instance);
         let trace_id = instance.trace.id().unwrap_or_default();
         tracing::debug!(saga.id = %id, trace.id = trace_id, saga.name = S::NAME, "saga starts");
-        self.metrics.started(S::NAME);
+        self.metrics.started(unit, S::NAME);
         instance
     }
 
@@ -104,7 +104,7 @@ impl<S: Saga> Engine<S> {
         let (to, reason) = match S::decide(instance.state, input) {
             Decision::Moved { to, reason } => (to, reason),
             Decision::Ignored(why) => {
-                self.metrics.ignored(S::NAME, why);
+                self.metrics.ignored(unit, S::NAME, why);
                 return Applied::Ignored(why);
             }
             Decision::Illegal => return Applied::Illegal,
@@ -146,7 +146,7 @@ impl<S: Saga> Engine<S> {
         if instance.due.is_none_or(|due| due > unit.now()) && !Fault::StaleDeadline.is_planted()
             || instance.due.is_some_and(overdue) && Fault::DeadlineLost.is_planted()
         {
-            self.metrics.ignored(S::NAME, Why::Stale);
+            self.metrics.ignored(unit, S::NAME, Why::Stale);
             return (Meta::default(), Applied::Ignored(Why::Stale));
         }
         let last = instance.attempt >= self.patience.tries_max;
@@ -172,7 +172,7 @@ impl<S: Saga> Engine<S> {
         };
         instance.due = Some(unit.now().plus(wait));
         if let Some(step) = instance.step() {
-            self.metrics.asked(S::NAME, step);
+            self.metrics.asked(unit, S::NAME, step);
         }
     }
 
@@ -183,7 +183,7 @@ impl<S: Saga> Engine<S> {
             let event =
                 SagaStuck { saga: S::NAME.to_owned(), saga_id: instance.id, step: step.to_owned(), attempts: instance.attempt };
             append(unit, meta, instance, Some((topics::SAGA_EVENTS, instance.id.to_string())), event.into());
-            self.metrics.stuck(S::NAME, step);
+            self.metrics.flagged(unit, S::NAME, step);
             let trace_id = instance.trace.id().unwrap_or_default();
             tracing::error!(saga.id = %instance.id, trace.id = trace_id, saga.step = step, attempts = instance.attempt,
                 "saga is stuck; it goes on asking");
@@ -206,7 +206,8 @@ impl<S: Saga> Engine<S> {
         append(unit, meta, instance, Some((topics::SAGA_EVENTS, instance.id.to_string())), event.into());
         let trace_id = instance.trace.id().unwrap_or_default();
         tracing::debug!(saga.id = %instance.id, trace.id = trace_id, saga.name = S::NAME, outcome, reason, "saga ends");
-        self.metrics.finished(S::NAME, outcome, unit.now().since(instance.started));
+        let took = unit.now().since(instance.started);
+        self.metrics.finished(unit, S::NAME, outcome, took, &instance.trace);
     }
 }
 

@@ -109,6 +109,15 @@ pub async fn due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result<Vec<
         .await)?)
 }
 
+/// How many instances of a saga have not ended: state, whether they are stuck, count. By the index of deadlines, which each of them has.
+///
+/// # Errors
+/// What the database said.
+pub(crate) async fn open(conn: &mut Conn<'_>, saga: &str) -> Result<Vec<(String, i64, i64)>, Error> {
+    let sql = "SELECT state, stuck, COUNT(*) FROM sagas WHERE saga = $1 AND due_us IS NOT NULL GROUP BY state, stuck";
+    Ok(on!(conn, |c| sqlx::query_as::<DB, (String, i64, i64)>(sql).bind(saga).fetch_all(c).await)?)
+}
+
 /// Which instances to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {

@@ -1,26 +1,47 @@
-//! The process' metrics: one registry, and those of HTTP, which every service has.
+//! The process' metrics: one registry, and those that every service has.
 //!
 //! Never here: metrics of one service; each registers its own. Prometheus reads them at `/metrics`. Never an id as a label.
 
+mod log;
+mod process;
+mod requests;
+
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use axum::http::StatusCode;
+use contract::Trace;
 use eventlog::Log;
+use futures_util::future::{BoxFuture, join_all};
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text},
-    metrics::{MetricType, counter::Counter, family::Family, histogram::Histogram},
+    encoding::text,
     registry::{Metric, Registry},
 };
+
+pub use requests::RpcMetrics;
+pub(crate) use requests::{HttpMetrics, Route};
+
+/// How long whoever reads the metrics waits for what has to be looked up.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+
+type Look = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The label of an exemplar: the trace of one observation.
+pub type Exemplar = [(&'static str, String); 1];
+
+/// The trace as an exemplar, if it is one that is exported.
+pub fn exemplar(trace: &Trace) -> Option<Exemplar> {
+    trace.is_sampled().then(|| Some([("trace_id", trace.id()?.to_owned())])).flatten()
+}
 
 /// The registry of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    looks: Arc<Mutex<Vec<Look>>>,
     http: HttpMetrics,
+    rpc: RpcMetrics,
 }
 
 impl Default for Metrics {
@@ -33,158 +54,64 @@ impl Metrics {
     pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
     pub fn new() -> Self {
-        let metrics = Self { registry: Arc::default(), http: HttpMetrics::default() };
-        // The encoder adds `_total` to the name of a counter.
-        metrics.register("http_requests", "Requests answered", metrics.http.requests.clone());
-        metrics.register("http_request_duration_seconds", "Time until an answer's head", metrics.http.seconds.clone());
+        let metrics =
+            Self { registry: Arc::default(), looks: Arc::default(), http: HttpMetrics::default(), rpc: RpcMetrics::default() };
+        metrics.http.register(&metrics);
+        metrics.rpc.register(&metrics);
+        metrics.with_registry(|registry| registry.register_collector(Box::new(process::Process)));
         metrics
     }
 
     /// Adds a metric; keep a clone of it to change it. The name of a counter is without `_total`.
     pub fn register(&self, name: impl Into<String>, help: impl Into<String>, metric: impl Metric) {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register(name, help, metric);
+        self.with_registry(|registry| registry.register(name, help, metric));
     }
 
     /// Adds the metrics of a part that knows its own, such as the saga engine.
     pub fn with_registry(&self, register: impl FnOnce(&mut Registry)) {
-        register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+        register(&mut locked(&self.registry));
     }
 
-    /// Adds what the services' event logs count.
+    /// Has `look` bring metrics up to date whenever they are read: what stands in a database is asked of it then, not counted along.
+    pub fn look_before_reading<F>(&self, look: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        locked(&self.looks).push(Arc::new(move || Box::pin(look())));
+    }
+
+    /// Adds what the services' event logs count, and what stands in them.
     pub fn watch_logs(&self, logs: Vec<Log>) {
-        self.with_registry(|registry| registry.register_collector(Box::new(LogCollector(logs))));
+        let logs: Vec<log::Watched> = logs.into_iter().map(log::Watched::new).collect();
+        for watched in logs.clone() {
+            self.look_before_reading(move || watched.clone().look());
+        }
+        self.with_registry(|registry| registry.register_collector(Box::new(log::LogCollector(logs))));
     }
 
-    /// All metrics as OpenMetrics text.
-    pub fn encode(&self) -> String {
+    /// All metrics as OpenMetrics text. Waits a second at most for what has to be looked up.
+    pub async fn read(&self) -> String {
+        let looks: Vec<Look> = locked(&self.looks).clone();
+        let looked = join_all(looks.iter().map(|look| look()));
+        if tokio::time::timeout(LOOK_TIMEOUT, looked).await.is_err() {
+            tracing::warn!("a database takes too long to say what stands in it; the metrics come without");
+        }
         let mut text = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        text::encode(&mut text, &registry).expect("writing to a string does not fail");
+        text::encode(&mut text, &locked(&self.registry)).expect("writing to a string does not fail");
         text
     }
 
     pub(crate) fn http(&self) -> HttpMetrics {
         self.http.clone()
     }
-}
 
-/// Reads the logs when it is scraped.
-#[derive(Debug)]
-struct LogCollector(Vec<Log>);
-
-impl Collector for LogCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let mut position = encoder.encode_descriptor("log_position", "Position of the newest row", None, MetricType::Gauge)?;
-        for log in &self.0 {
-            position.encode_family(&[("service", log.service())])?.encode_gauge(&*log.head().borrow())?;
-        }
-        let mut commits = encoder.encode_descriptor("log_commits", "Transactions committed", None, MetricType::Counter)?;
-        for log in &self.0 {
-            commits.encode_family(&[("service", log.service())])?.encode_counter::<NoLabelSet, _, f64>(&log.commits(), None)?;
-        }
-        let mut lag = encoder.encode_descriptor(
-            "relay_lag_messages",
-            "Rows that are not known to be published",
-            None,
-            MetricType::Gauge,
-        )?;
-        for log in self.0.iter().filter(|log| log.is_published()) {
-            lag.encode_family(&[("service", log.service())])?.encode_gauge(&log.unpublished())?;
-        }
-        let help = "Messages that wait for a missing one";
-        let mut parked = encoder.encode_descriptor("consumer_parked_messages", help, None, MetricType::Gauge)?;
-        for log in &self.0 {
-            parked.encode_family(&[("service", log.service())])?.encode_gauge(&log.parked())?;
-        }
-        let help = "Messages that came again and were skipped";
-        let mut repeats = encoder.encode_descriptor("consumer_repeats", help, None, MetricType::Counter)?;
-        for log in &self.0 {
-            repeats.encode_family(&[("service", log.service())])?.encode_counter::<NoLabelSet, _, f64>(&log.repeats(), None)?;
-        }
-        let mut letters = encoder.encode_descriptor("dlq_messages", "Messages made dead letters", None, MetricType::Counter)?;
-        for log in &self.0 {
-            letters
-                .encode_family(&[("service", log.service())])?
-                .encode_counter::<NoLabelSet, _, f64>(&log.dead_letters(), None)?;
-        }
-        Ok(())
+    /// Those of the gRPC calls that a service answers.
+    pub fn rpc(&self) -> RpcMetrics {
+        self.rpc.clone()
     }
 }
 
-/// Whose request it is and which handler's, as labels.
-#[derive(Clone, Debug)]
-pub(crate) struct Route {
-    job: &'static str,
-    handler: Arc<str>,
-}
-
-/// The `job` of paths that are no service's.
-const OWN: &str = "skald";
-
-impl Route {
-    pub(crate) fn new(job: &'static str, handler: &str) -> Self {
-        Self { job, handler: handler.into() }
-    }
-
-    /// Of probes and the like, and of paths that nobody serves.
-    pub(crate) fn own(handler: &str) -> Self {
-        Self::new(OWN, handler)
-    }
-
-    pub(crate) fn is_of_a_service(&self) -> bool {
-        self.job != OWN
-    }
-
-    pub(crate) fn job(&self) -> &'static str {
-        self.job
-    }
-
-    pub(crate) fn handler(&self) -> &str {
-        &self.handler
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Requests {
-    job: &'static str,
-    handler: Arc<str>,
-    method: &'static str,
-    status_class: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Seconds {
-    job: &'static str,
-    handler: Arc<str>,
-    method: &'static str,
-}
-
-/// Seconds. From an order at full speed to the deadline of a handler.
-const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
-
-#[derive(Clone)]
-pub(crate) struct HttpMetrics {
-    requests: Family<Requests, Counter>,
-    seconds: Family<Seconds, Histogram>,
-}
-
-impl Default for HttpMetrics {
-    fn default() -> Self {
-        Self { requests: Family::default(), seconds: Family::new_with_constructor(|| Histogram::new(BUCKETS)) }
-    }
-}
-
-impl HttpMetrics {
-    pub(crate) fn answered(&self, route: &Route, method: &'static str, status: StatusCode, took: Duration) {
-        let status_class = match status.as_u16() {
-            100..=199 => "1xx",
-            200..=299 => "2xx",
-            300..=399 => "3xx",
-            400..=499 => "4xx",
-            _ => "5xx",
-        };
-        let (job, handler) = (route.job, route.handler.clone());
-        self.requests.get_or_create(&Requests { job, handler: handler.clone(), method, status_class }).inc();
-        self.seconds.get_or_create(&Seconds { job, handler, method }).observe(took.as_secs_f64());
-    }
+/// A registry can't be left half-changed: a panic elsewhere does not spoil it.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

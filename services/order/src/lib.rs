@@ -16,6 +16,7 @@ use std::sync::Arc;
 use engine::{Engine, watch_deadlines};
 use eventlog::{Job, Migration, Opened, Writer, WriterLimits};
 use kit::{Idempotency, Metrics, Tasks, http::Routes};
+use saga::order::OrderSaga;
 
 pub use config::Config;
 pub use handler::Handler;
@@ -54,9 +55,16 @@ pub fn build(deps: Deps) -> Service {
     let Deps { opened, tasks, metrics, idempotency, stock, config } = deps;
     let sagas = engine::Metrics::default();
     metrics.with_registry(|registry| sagas.register(registry));
-    let handler = Arc::new(Handler { engine: Engine::new(config.patience(), sagas) });
+    let handler = Arc::new(Handler { engine: Engine::new(config.patience(), sagas.clone()) });
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     tasks.spawn("order writer", task);
+    let looked = writer.log().clone();
+    metrics.look_before_reading(move || {
+        let (sagas, log) = (sagas.clone(), looked.clone());
+        // Without an answer they are missing; `/health` tells why.
+        async move { drop(sagas.look::<OrderSaga>(&log).await) }
+    });
+    metrics.register("circuit_breaker_state", "0 closed, 1 half open, 2 open", stock.breaker_state());
     let watchers = follow::Watchers::default();
     let log = writer.log().clone();
     tasks.spawn("order log follower", follow::follow(log.clone(), watchers.clone(), tasks.stopping()));

@@ -25,6 +25,7 @@ use kit::{
         },
     },
 };
+use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{
     Request,
@@ -95,7 +96,11 @@ impl FromStr for Address {
 #[derive(Clone)]
 pub struct Stock {
     queue: mpsc::Sender<Check>,
+    breaker: State,
 }
+
+/// By breaker: 0 closed, 1 half open, 2 open.
+type State = Family<[(&'static str, &'static str); 1], Gauge>;
 
 impl Stock {
     /// Asks the product service's replicas in turn, at addresses such as `http://127.0.0.1:50052`; connects when first asked.
@@ -130,9 +135,16 @@ impl Stock {
         F: Future<Output = Result<Vec<Quote>, Away>> + Send + 'static,
     {
         let (queue, checks) = mpsc::channel(WAITING_MAX);
-        let caller = Caller { ask, timeout, breaker: Breaker::default(), env };
+        let state = State::default();
+        let breaker = Breaker { state: state.get_or_create(&[("breaker", "stock_check")]).clone(), ..Breaker::default() };
+        let caller = Caller { ask, timeout, breaker, env };
         tasks.spawn("stock checks", caller.run(checks, tasks.stopping()));
-        Self { queue }
+        Self { queue, breaker: state }
+    }
+
+    /// What to register as a metric.
+    pub(crate) fn breaker_state(&self) -> State {
+        self.breaker.clone()
     }
 
     /// Asks for existence, price and free pieces of these products; the answer has the same order.
@@ -242,7 +254,13 @@ fn quote(product_id: ProductId, item: Item) -> Result<Quote, Away> {
 struct Breaker {
     failures: u32,
     open_until: Option<Timestamp>,
+    /// What is told of it: one of the three below.
+    state: Gauge,
 }
+
+const CLOSED: i64 = 0;
+const HALF_OPEN: i64 = 1;
+const OPEN: i64 = 2;
 
 impl Breaker {
     /// Whether to answer at once. Once the time is over, one call may find out; the others wait for it.
@@ -251,6 +269,7 @@ impl Breaker {
             Some(until) if now < until => true,
             Some(_) => {
                 self.open_until = Some(now.plus(OPEN_FOR));
+                self.state.set(HALF_OPEN);
                 false
             }
             None => false,
@@ -259,7 +278,10 @@ impl Breaker {
 
     fn heard(&mut self, now: Timestamp, answer: &Result<Vec<Quote>, Away>) {
         match answer {
-            Ok(_) => *self = Self::default(),
+            Ok(_) => {
+                (self.failures, self.open_until) = (0, None);
+                self.state.set(CLOSED);
+            }
             Err(away) => {
                 self.failures += 1;
                 if self.failures >= FAILURES_MAX {
@@ -267,6 +289,7 @@ impl Breaker {
                         tracing::warn!(error = %away, "the product service is away; orders get 503 until it answers");
                     }
                     self.open_until = Some(now.plus(OPEN_FOR));
+                    self.state.set(OPEN);
                 }
             }
         }
@@ -357,12 +380,16 @@ mod tests {
             breaker.heard(now, &away);
         }
         assert!(!breaker.is_open(now));
+        assert_eq!(breaker.state.get(), CLOSED);
         breaker.heard(now, &away);
         assert!(breaker.is_open(now));
+        assert_eq!(breaker.state.get(), OPEN);
         let later = now.plus(OPEN_FOR);
         assert!(!breaker.is_open(later), "one may find out");
         assert!(breaker.is_open(later), "the others wait for it");
+        assert_eq!(breaker.state.get(), HALF_OPEN);
         breaker.heard(later, &Ok(Vec::new()));
         assert!(!breaker.is_open(later));
+        assert_eq!(breaker.state.get(), CLOSED);
     }
 }

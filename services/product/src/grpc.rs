@@ -14,10 +14,11 @@ use kit::grpc::{
         stock_server::{Stock, StockServer},
     },
 };
+use kit::metrics::RpcMetrics;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status,
+    Code, Request, Response, Status,
     transport::{Server, server::TcpIncoming},
 };
 
@@ -31,12 +32,12 @@ pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Answers checks until `stopping`, then lets those under way end.
-pub(crate) async fn serve(listener: TcpListener, log: Log, stopping: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, log: Log, metrics: RpcMetrics, stopping: CancellationToken) {
     let env = log.env().clone();
     // An answer is one small write: waiting to fill a packet would only delay it.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
-        .add_service(StockServer::new(Checks { log }))
+        .add_service(StockServer::new(Checks { log, metrics }))
         .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
     let overdue = async {
         stopping.cancelled().await;
@@ -54,14 +55,17 @@ pub(crate) async fn serve(listener: TcpListener, log: Log, stopping: Cancellatio
 
 struct Checks {
     log: Log,
+    metrics: RpcMetrics,
 }
 
 #[tonic::async_trait]
 impl Stock for Checks {
     async fn check_stock(&self, request: Request<CheckStockRequest>) -> Result<Response<CheckStockResponse>, Status> {
         let env = self.log.env();
-        let span = Call::came(request.metadata(), env);
+        let (began, span) = (env.now(), Call::came(request.metadata(), env));
         let answer = self.answer(request.get_ref()).await;
+        let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
+        self.metrics.answered("product", "CheckStock", code, env.now().since(began));
         span.end("product", &[], answer.as_ref().err(), env);
         answer.map(Response::new)
     }

@@ -13,7 +13,7 @@ mod store;
 use std::{net::SocketAddr, sync::Arc};
 
 use eventlog::{Opened, Writer, WriterLimits};
-use kit::{Idempotency, Tasks, http::Routes};
+use kit::{Idempotency, Metrics, Tasks, http::Routes};
 
 pub use config::Config;
 pub use handler::Handler;
@@ -24,6 +24,7 @@ pub struct Deps {
     /// The log of the service `product`, opened with [`MIGRATIONS`].
     pub opened: Opened,
     pub tasks: Tasks,
+    pub metrics: Metrics,
     pub idempotency: Idempotency,
     pub config: Config,
 }
@@ -54,7 +55,7 @@ pub enum Error {
 /// # Errors
 /// [`Error::Listen`]: for the person at the keyboard.
 pub async fn build(deps: Deps) -> Result<Service, Error> {
-    let Deps { opened, tasks, idempotency, config } = deps;
+    let Deps { opened, tasks, metrics, idempotency, config } = deps;
     let address = config.grpc_listen;
     let failed = |source| Error::Listen { address, source };
     let listener = grpc::bind(address).await.map_err(failed)?;
@@ -63,7 +64,7 @@ pub async fn build(deps: Deps) -> Result<Service, Error> {
     let handler = Arc::new(Handler);
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     tasks.spawn("product.writer", task);
-    tasks.spawn("product.grpc", grpc::serve(listener, writer.log().clone(), tasks.stopping()));
+    tasks.spawn("product.grpc", grpc::serve(listener, writer.log().clone(), metrics.rpc(), tasks.stopping()));
     let routes = http::routes(writer.clone(), idempotency);
     Ok(Service { handler, writer, routes, grpc })
 }

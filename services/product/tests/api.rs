@@ -33,6 +33,7 @@ struct Shop {
     router: Router,
     signer: Signer,
     tasks: Tasks,
+    metrics: Metrics,
     log: Log,
     grpc: SocketAddr,
 }
@@ -107,17 +108,18 @@ impl Shop {
         let opened = Log::open(database, "product", &MIGRATIONS, env.clone()).await.unwrap();
         let (log, tasks) = (opened.log.clone(), Tasks::new());
         let config = Config { grpc_listen: "127.0.0.1:0".parse().unwrap() };
-        let deps = Deps { opened, tasks: tasks.clone(), idempotency: Idempotency::new([1; 32]), config };
+        let (metrics, idempotency) = (Metrics::new(), Idempotency::new([1; 32]));
+        let deps = Deps { opened, tasks: tasks.clone(), metrics: metrics.clone(), idempotency, config };
         let service = skald_product::build(deps).await.unwrap();
         let router = kit::http::app(AppConfig {
             title: "product",
             services: vec![("product", service.routes)],
             verifier,
-            metrics: Metrics::new(),
+            metrics: metrics.clone(),
             health: Vec::new(),
             env,
         });
-        Self { directory, router, signer, tasks, log, grpc: service.grpc }
+        Self { directory, router, signer, tasks, metrics, log, grpc: service.grpc }
     }
 
     fn ask(&self, method: Method, path: &str) -> Asked<'_> {
@@ -425,6 +427,8 @@ async fn a_check_of_what_is_no_id_is_an_invalid_argument() {
     let lines = vec![Line { product_id: "7".into(), quantity: 1 }];
     let refused = client.check_stock(CheckStockRequest { lines }).await.unwrap_err();
     assert_eq!(i32::from(refused.code()), 3);
+    let counted = "rpc_requests_total{job=\"product\",method=\"CheckStock\",code=\"InvalidArgument\"} 1";
+    assert!(shop.metrics.read().await.contains(counted));
 }
 
 #[tokio::test]
@@ -447,7 +451,8 @@ async fn a_taken_port_is_an_error_with_its_address() {
     let database = fresh::database(&shop.directory).await;
     let opened = Log::open(database, "product", &MIGRATIONS, Env::system()).await.unwrap();
     let config = Config { grpc_listen: shop.grpc };
-    let deps = Deps { opened, tasks: Tasks::new(), idempotency: Idempotency::new([1; 32]), config };
+    let (metrics, idempotency) = (Metrics::new(), Idempotency::new([1; 32]));
+    let deps = Deps { opened, tasks: Tasks::new(), metrics, idempotency, config };
     let Err(error) = skald_product::build(deps).await else { panic!("the port is taken") };
     assert_eq!(error.to_string(), format!("can't listen on {} for stock checks (gRPC)", shop.grpc));
 }

@@ -72,8 +72,9 @@ pub(crate) async fn product(
     opened: Opened,
     config: product::Config,
 ) -> Result<product::Service, product::Error> {
-    let (idempotency, tasks) = (Idempotency::new(opened.log.secret()), process.tasks.clone());
-    let service = product::build(product::Deps { opened, tasks, idempotency, config }).await?;
+    let idempotency = Idempotency::new(opened.log.secret());
+    let (tasks, metrics) = (process.tasks.clone(), process.metrics.clone());
+    let service = product::build(product::Deps { opened, tasks, metrics, idempotency, config }).await?;
     forget_keys(&service.writer, &process.tasks);
     Ok(service)
 }

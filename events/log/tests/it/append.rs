@@ -53,6 +53,7 @@ async fn a_taken_version_loses_and_its_neighbours_commit() {
     }
     assert_without_gaps(&log.rows().await);
     assert_eq!(log.rows().await.len(), 4);
+    assert_eq!(log.handler.appended.load(Ordering::Relaxed), 4, "told once each, however often the batch was decided");
     log.stop().await;
 }
 

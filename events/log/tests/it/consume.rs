@@ -116,6 +116,8 @@ async fn poison_becomes_a_dead_letter_and_the_messages_around_it_go_on() {
     assert_eq!(published.len(), 2, "a dead letter is a row like any other");
     assert_eq!(published[0].key.as_deref(), Some("k"));
     assert_eq!(rows.len(), 4);
+    let survey = log.log().survey().await.unwrap();
+    assert_eq!((survey.dead_letters, survey.oldest_unpublished), (2, Some(rows[0].time)));
     log.stop().await;
 }
 
@@ -156,6 +158,7 @@ async fn what_comes_over_a_broker_is_handled_once_and_in_its_order_whatever_the_
     assert_eq!(deliver(claim(7, 8), vec![linked(7, 9, 11)]).await.0, 2, "parked once, however often it comes");
     log.log().count_parked().await.unwrap();
     assert_eq!(log.log().parked(), 3);
+    assert_eq!(log.log().survey().await.unwrap().parked, 3);
     assert_eq!(deliver(claim(8, 9), vec![linked(8, 6, 9)]).await, (3, 2, 3), "the gap has closed");
     let [(offset, record)] = &released().await[..] else { panic!("11 follows 9, and 12 follows what was not handled yet") };
     assert_eq!((*offset, record.header("ce_sequence")), (4, Some("11")));

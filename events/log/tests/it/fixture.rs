@@ -32,6 +32,8 @@ pub(crate) enum Work {
 #[derive(Default)]
 pub(crate) struct Told {
     pub batches: AtomicUsize,
+    /// Rows, counted once they are committed.
+    pub appended: Arc<AtomicUsize>,
 }
 
 const MIGRATION: Migration = Migration {
@@ -50,7 +52,13 @@ impl Handler for Told {
         let mut done = Vec::new();
         for (index, job) in jobs.iter().enumerate() {
             done.push(match &job.work {
-                Work::Append { stream, version } => append(unit, &job.meta, stream, *version),
+                Work::Append { stream, version } => {
+                    let appended = self.appended.clone();
+                    unit.once_committed(move || {
+                        appended.fetch_add(1, Ordering::Relaxed);
+                    });
+                    append(unit, &job.meta, stream, *version)
+                }
                 Work::Count { stream } => {
                     let n: i64 = on!(unit.conn(), |c| sqlx::query_scalar::<DB, i64>(
                         "INSERT INTO counts (stream, n) VALUES ($1, 1) ON CONFLICT (stream) DO UPDATE SET n = counts.n + 1 RETURNING n"

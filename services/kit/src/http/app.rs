@@ -61,7 +61,10 @@ pub fn app(config: AppConfig) -> Router {
         .route("/livez", get(probe::livez))
         .route("/readyz", get(move |stopping: Option<Extension<Stopping>>| probe::readyz(for_readiness.clone(), stopping)))
         .route("/health", get(move |stopping: Option<Extension<Stopping>>| probe::health(for_health.clone(), stopping)))
-        .route("/metrics", get(async move || ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.encode()).into_response()))
+        .route(
+            "/metrics",
+            get(async move || ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.read().await).into_response()),
+        )
         .merge(docs::routes(config.title, documents));
     let around = layer::Around {
         env: config.env,

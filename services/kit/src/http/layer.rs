@@ -58,13 +58,13 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
 
     let took = around.env.now().since(started);
     let status = response.status();
+    around.metrics.answered(&route, method_label(&method), status, took, &arrival.own);
     if let Some(observer) = around.env.observer()
         && arrival.own.is_sampled()
         && route.is_of_a_service()
     {
         observer.told(route.job(), told(&route, &method, &path, status, arrival, started, took));
     }
-    around.metrics.answered(&route, method_label(&method), status, took);
     span.in_scope(|| {
         if status.is_server_error() {
             tracing::info!(http.status = status.as_u16(), took_us = took.as_micros() as u64, "answered");

@@ -35,13 +35,24 @@ async fn the_page_that_renders_it_and_the_probes_answer_everybody() {
     }
     let sagas = shop.text("/metrics").await;
     shop.place_until("Confirmed").await;
+    shop.place().await;
     let after = shop.text("/metrics").await;
     for line in [
-        "saga_started_total{saga=\"order\"} 1",
+        "saga_started_total{saga=\"order\"} 2",
         "saga_finished_total{saga=\"order\",outcome=\"Confirmed\"} 1",
         "saga_step_attempts_total{saga=\"order\",step=\"capture_payment\"} 1",
+        "saga_in_state{saga=\"order\",state=\"ReservingStock\"} 1",
     ] {
         assert!(!sagas.contains(line) && after.contains(line), "{line}\n{after}");
+    }
+    let is_exemplar = |line: &&str| line.starts_with("saga_duration_seconds_bucket") && line.contains("# {trace_id=\"");
+    assert_eq!(after.lines().filter(is_exemplar).count(), 1, "the trace of the one order that ended");
+    for line in [
+        "saga_stuck{saga=\"order\",step=\"capture_payment\"} 0",
+        "circuit_breaker_state{breaker=\"stock_check\"} 0",
+        "runtime_workers ",
+    ] {
+        assert!(sagas.contains(line), "{line}\n{sagas}");
     }
     assert!(shop.text("/docs").await.contains("<html"));
 }

@@ -1,0 +1,92 @@
+//! What is measured of the services' event logs: what this process counts, and what stands in the database for all replicas.
+//!
+//! Never here: looking it up, which is the log's own.
+
+use std::sync::{Arc, Mutex};
+
+use eventlog::{Log, Survey};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+use super::locked;
+
+/// A log, and what it last looked like; nothing while its database is away.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    log: Log,
+    survey: Arc<Mutex<Option<Survey>>>,
+}
+
+impl Watched {
+    pub(super) fn new(log: Log) -> Self {
+        Self { log, survey: Arc::default() }
+    }
+
+    pub(super) async fn look(self) {
+        // Gone until it is known again, also if this takes too long.
+        *locked(&self.survey) = None;
+        // That the database is away is told by `/health`.
+        *locked(&self.survey) = self.log.survey().await.ok();
+    }
+
+    /// Seconds; 0 if nothing waits.
+    fn oldest_age(&self, survey: &Survey) -> f64 {
+        survey.oldest_unpublished.map_or(0.0, |oldest| self.log.env().now().since(oldest).as_secs_f64())
+    }
+}
+
+/// Writes them when they are read.
+#[derive(Debug)]
+pub(super) struct LogCollector(pub(super) Vec<Watched>);
+
+impl Collector for LogCollector {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.counter(&mut to, "log_commits", "Transactions committed", Log::commits)?;
+        self.counter(&mut to, "consumer_repeats", "Messages that came again and were skipped", Log::repeats)?;
+        self.counter(&mut to, "dlq_made", "Messages made dead letters", Log::dead_letters)?;
+        self.gauge(&mut to, "log_position", "Position of the newest row", |watched| Some(*watched.log.head().borrow() as f64))?;
+        self.gauge(&mut to, "relay_lag_messages", "Rows that are not known to be published", |watched| {
+            watched.log.is_published().then(|| watched.log.unpublished() as f64)
+        })?;
+        self.gauge(&mut to, "relay_oldest_age_seconds", "Age of the oldest row that is not published", |watched| {
+            let survey = (*locked(&watched.survey))?;
+            watched.log.is_published().then(|| watched.oldest_age(&survey))
+        })?;
+        self.gauge(&mut to, "consumer_parked_messages", "Messages that wait for a missing one", |watched| {
+            (*locked(&watched.survey)).map(|survey| survey.parked as f64)
+        })?;
+        self.gauge(&mut to, "dlq_messages", "Dead letters that nobody has redriven or discarded", |watched| {
+            (*locked(&watched.survey)).map(|survey| survey.dead_letters as f64)
+        })
+    }
+}
+
+impl LogCollector {
+    fn counter(&self, to: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: fn(&Log) -> u64) -> std::fmt::Result {
+        let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for Watched { log, .. } in &self.0 {
+            let labels = [("service", log.service())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&count(log), None)?;
+        }
+        Ok(())
+    }
+
+    fn gauge(
+        &self,
+        to: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        value: impl Fn(&Watched) -> Option<f64>,
+    ) -> std::fmt::Result {
+        let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for watched in &self.0 {
+            if let Some(value) = value(watched) {
+                family.encode_family(&[("service", watched.log.service())])?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+}
