@@ -234,7 +234,20 @@ impl<H: Consumer> Running<H> {
             };
             if let Todo::SetAside(Poison { cause, error }) = &todo {
                 let (topic, partition, cause) = (&batch.topic, batch.partition, cause.as_str());
-                tracing::warn!(consumer = self.name, topic, partition, offset, cause, error, "message becomes a dead letter");
+                let trace_id = match message {
+                    Arrived::Row(message) | Arrived::Linked(message, _) => message.meta.trace.id(),
+                    Arrived::Raw(_) => None,
+                };
+                tracing::warn!(
+                    consumer = self.name,
+                    trace.id = trace_id,
+                    topic,
+                    partition,
+                    offset,
+                    cause,
+                    error,
+                    "message becomes a dead letter"
+                );
             }
             items.push(Item { offset: *offset, message: message.clone(), todo });
         }

@@ -173,12 +173,13 @@ impl<H: Handler> Task<H> {
                 }
             }
         }
-        if let Some(story) = prepared.story {
-            story.tell(&self.log, &prepared.rows);
-        }
+        let story = prepared.story.map(|story| (story, prepared.rows.clone()));
         self.log.committed(prepared.rows);
         prepared.arrivals.tell(&self.log);
         prepared.once_committed.into_iter().for_each(|tell| tell());
+        if let Some((story, rows)) = story {
+            story.tell(&self.log, &rows);
+        }
         Ok(prepared.outcomes)
     }
 

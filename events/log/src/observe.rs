@@ -30,7 +30,10 @@ pub struct Committed<'a> {
     pub database: &'a Database,
     pub begun: Timestamp,
     pub ended: Timestamp,
-    /// What was appended, each with the context under which it was: a request's, or that of the handling of its cause.
+    /// Rows that it appended.
+    pub appended: usize,
+    /// Those whose trace is recorded, each with the context under which it was appended: a request's, or that of the handling of its
+    /// cause.
     pub rows: Vec<(Arc<Message>, Trace)>,
     pub handled: Vec<Handled<'a>>,
     /// The contexts of what came from people, clocks and providers.
@@ -129,7 +132,8 @@ impl From<i64> for Value {
 /// What will be told of a transaction once it has committed.
 pub(crate) struct Story<'a> {
     begun: Timestamp,
-    parents: Vec<Trace>,
+    /// Of each row, if its trace is recorded.
+    parents: Vec<Option<Trace>>,
     handled: Vec<Handled<'a>>,
     requests: Vec<Trace>,
     spans: Vec<Span>,
@@ -138,7 +142,8 @@ pub(crate) struct Story<'a> {
 impl<'a> Story<'a> {
     /// Takes note of what the transaction is about, when all has been decided and nothing has its position yet.
     pub(crate) fn new(begun: Timestamp, rows: &[Row], handled: Vec<Handled<'a>>, requests: Vec<Trace>, spans: Vec<Span>) -> Self {
-        Self { begun, parents: rows.iter().map(|row| row.parent.clone()).collect(), handled, requests, spans }
+        let parents = rows.iter().map(|row| row.parent.is_sampled().then(|| row.parent.clone()));
+        Self { begun, parents: parents.collect(), handled, requests, spans }
     }
 
     /// The contexts of the requests of a batch that are recorded.
@@ -154,12 +159,27 @@ impl<'a> Story<'a> {
     pub(crate) fn tell(self, log: &Log, rows: &[Arc<Message>]) {
         let Some(observer) = log.env().observer() else { return };
         let Self { begun, parents, handled, requests, spans } = self;
-        let rows = rows.iter().cloned().zip(parents).collect();
+        let appended = rows.len();
+        let rows: Vec<_> = rows.iter().zip(parents).filter_map(|(row, parent)| Some((row.clone(), parent?))).collect();
+        if rows.is_empty() && handled.is_empty() && spans.is_empty() {
+            return;
+        }
         let (service, ended) = (log.service(), log.env().now());
         // An operator's process does not know whether somebody publishes this log, but the message that it redrives says so.
         let is_published = log.is_published() || handled.iter().any(|handled| handled.is_linked);
         let database = log.database();
-        observer.committed(&Committed { service, database, begun, ended, rows, handled, requests, spans, is_published });
+        observer.committed(&Committed {
+            service,
+            database,
+            begun,
+            ended,
+            appended,
+            rows,
+            handled,
+            requests,
+            spans,
+            is_published,
+        });
     }
 }
 

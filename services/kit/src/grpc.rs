@@ -38,6 +38,11 @@ impl Call {
         Self { kind: SpanKind::Server, parent: caller, own, begun: env.now() }
     }
 
+    /// For the log's lines.
+    pub fn trace_id(&self) -> &str {
+        self.own.id().unwrap_or_default()
+    }
+
     /// Writes its context into what goes out.
     pub fn depart(&self, baggage: Option<&str>, metadata: &mut MetadataMap) {
         let mut headers = std::mem::take(metadata).into_headers();

@@ -21,6 +21,7 @@ use tonic::{
     Code, Request, Response, Status,
     transport::{Server, server::TcpIncoming},
 };
+use tracing::Instrument;
 
 use crate::store;
 
@@ -63,7 +64,8 @@ impl Stock for Checks {
     async fn check_stock(&self, request: Request<CheckStockRequest>) -> Result<Response<CheckStockResponse>, Status> {
         let env = self.log.env();
         let (began, span) = (env.now(), Call::came(request.metadata(), env));
-        let answer = self.answer(request.get_ref()).await;
+        let logged = tracing::info_span!("stock check", trace.id = span.trace_id());
+        let answer = self.answer(request.get_ref()).instrument(logged).await;
         let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
         self.metrics.answered("product", "CheckStock", code, env.now().since(began));
         span.end("product", &[], answer.as_ref().err(), env);

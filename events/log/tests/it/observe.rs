@@ -108,7 +108,7 @@ async fn what_nobody_wants_to_see_is_not_told_and_late_or_redriven_messages_begi
     let mut unseen = job(at("a", 1));
     unseen.meta.trace = Trace::of(1, 11, false);
     log.writer.submit(unseen).await.unwrap();
-    assert_eq!(ear.0.lock().unwrap()[0].requests, 0);
+    assert!(ear.0.lock().unwrap().is_empty());
 
     log.writer.submit(traced(at("a", 2), 12)).await.unwrap();
     let message = log.rows().await.pop().unwrap();

@@ -19,13 +19,10 @@ type Attributes = Vec<(&'static str, Value)>;
 /// The spans of a transaction: itself, what it handled, what it sent.
 pub(super) fn committed(commit: &Committed<'_>) -> Vec<Span> {
     let mut spans: Vec<Span> = commit.handled.iter().map(|handled| process(commit, handled)).collect();
-    let sent = commit.rows.iter().filter(|(row, _)| row.topic.is_some() && row.meta.trace.is_sampled());
+    let sent = commit.rows.iter().filter(|(row, _)| row.topic.is_some());
     spans.extend(sent.map(|(row, parent)| send(commit, row, parent)));
     spans.extend(commit.spans.iter().cloned());
-    // A request that was done before, or has no effect, needs no word.
-    if !commit.rows.is_empty() || !commit.handled.is_empty() {
-        spans.extend(transaction(commit));
-    }
+    spans.extend(transaction(commit));
     spans
 }
 
@@ -40,7 +37,7 @@ fn transaction(commit: &Committed<'_>) -> Option<Span> {
         ("db.system.name", commit.database.system().into()),
         ("db.namespace", commit.database.name().into()),
         ("db.operation.name", "COMMIT".into()),
-        ("log.rows", (commit.rows.len() as i64).into()),
+        ("log.rows", (commit.appended as i64).into()),
     ];
     if !links.is_empty() {
         attributes.push(("db.operation.batch.size", (links.len() as i64 + 1).into()));
