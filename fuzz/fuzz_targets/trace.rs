@@ -46,6 +46,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let made = made.expect("every request has a trace");
     assert!(Trace::is_parent(&made), "{made}");
     match std::str::from_utf8(parent).ok().filter(|parent| Trace::is_parent(parent)) {
+        // Nobody hears of a span here, so that the caller's own is passed on.
         Some(parent) => assert_eq!(made, parent),
         // Of a later version, or made here.
         None => assert!(kept.is_none() || parent.get(3..55) == made.as_bytes().get(3..55), "{kept:?} of nobody's trace"),

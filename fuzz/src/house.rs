@@ -195,7 +195,7 @@ async fn build(desk: &Desk) -> Router {
         opened: orders,
         tasks: tasks.clone(),
         metrics: metrics.clone(),
-        stock: Stock::start(quote, config.stock_check_timeout(), env.clone(), tasks),
+        stock: Stock::start(|wanted, _| quote(wanted), config.stock_check_timeout(), env.clone(), tasks),
         locate: None,
         config,
     });

@@ -6,7 +6,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use contract::{Fault, Message, dead_letter::Cause};
-use eventlog::{Arrived, Claim, Delivered, Error, Handler, Item, Job, Poison, Todo, Writer, backoff};
+use eventlog::{Arrived, Claim, Delivered, Error, Handler, Item, Job, Poison, Todo, Way, Writer, backoff};
 use tokio_util::sync::CancellationToken;
 
 /// A service that handles messages.
@@ -78,6 +78,7 @@ pub async fn consume<H: Consumer, S: Source>(
             Ok(None) => return,
             Ok(Some(batch)) => {
                 failures = 0;
+                consumer.tell(&batch);
                 if consumer.is_dull(&batch) {
                     source.pass_over(&batch.topic, batch.partition, batch.next);
                     continue;
@@ -111,6 +112,20 @@ impl<H: Consumer> Running<H> {
             Arrived::Linked(..) | Arrived::Raw(_) => false,
         };
         !batch.messages.is_empty() && batch.messages.iter().all(is_dull)
+    }
+
+    /// Tells that the batch was taken, in an instant: how long it was waited for says nothing of its messages.
+    fn tell(&self, batch: &Batch) {
+        let log = self.writer.log();
+        if log.env().observer().is_none() {
+            return;
+        }
+        let messages = batch.messages.iter().filter_map(|incoming| match &incoming.message {
+            Arrived::Row(message) | Arrived::Linked(message, _) => Some((message.topic.as_deref()?, &message.meta.trace)),
+            Arrived::Raw(_) => None,
+        });
+        let is_linked = batch.messages.iter().any(|incoming| matches!(incoming.message, Arrived::Linked(..)));
+        eventlog::carry(log, Way::Polled, log.env().now(), &messages.collect::<Vec<_>>(), is_linked);
     }
 
     /// Handles a batch to its end; tells the progress after it, or `None` when it is time to stop.
@@ -202,7 +217,7 @@ impl<H: Consumer> Running<H> {
     }
 
     fn items(&self, batch: &Batch, poison: Option<&str>) -> Vec<Item<H::Work>> {
-        let mut items = Vec::with_capacity(batch.messages.len());
+        let (mut items, now) = (Vec::with_capacity(batch.messages.len()), self.writer.log().env().now());
         for incoming in &batch.messages {
             let Incoming { offset, message, poison: unreadable } = incoming;
             let todo = match (poison, unreadable, message) {
@@ -210,7 +225,7 @@ impl<H: Consumer> Running<H> {
                 (None, Some(poison), _) => Todo::SetAside(poison.clone()),
                 (None, None, Arrived::Raw(_)) => Todo::SetAside(Poison::new(Cause::Undecodable, "it has no envelope")),
                 (None, None, Arrived::Row(content) | Arrived::Linked(content, _)) => match self.handler.accept(content) {
-                    Ok(Some(work)) => Todo::Handle(Job { work, meta: content.effect() }),
+                    Ok(Some(work)) => Todo::Handle(Job { work, meta: content.effect(self.name, now) }),
                     // Without a chain nothing needs to be known of it.
                     Ok(None) if matches!(message, Arrived::Row(_)) => continue,
                     Ok(None) => Todo::Nothing,
@@ -219,7 +234,20 @@ impl<H: Consumer> Running<H> {
             };
             if let Todo::SetAside(Poison { cause, error }) = &todo {
                 let (topic, partition, cause) = (&batch.topic, batch.partition, cause.as_str());
-                tracing::warn!(consumer = self.name, topic, partition, offset, cause, error, "message becomes a dead letter");
+                let trace_id = match message {
+                    Arrived::Row(message) | Arrived::Linked(message, _) => message.meta.trace.id(),
+                    Arrived::Raw(_) => None,
+                };
+                tracing::warn!(
+                    consumer = self.name,
+                    trace.id = trace_id,
+                    topic,
+                    partition,
+                    offset,
+                    cause,
+                    error,
+                    "message becomes a dead letter"
+                );
             }
             items.push(Item { offset: *offset, message: message.clone(), todo });
         }

@@ -4,38 +4,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{MessageId, Timestamp};
-
-/// A W3C trace context, recorded when a message is appended and never replaced by a carrier's own.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trace {
-    /// `traceparent`, as `00-<32 hex>-<16 hex>-<2 hex>`.
-    pub parent: Option<String>,
-    /// `tracestate`, unparsed.
-    pub state: Option<String>,
-}
-
-impl Trace {
-    /// The 32 hexadecimal digits of the trace id, if there is a well-formed `traceparent`.
-    pub fn id(&self) -> Option<&str> {
-        self.parent.as_deref()?.split('-').nth(1)
-    }
-
-    /// Whether whoever began the trace wants it exported.
-    pub fn is_sampled(&self) -> bool {
-        let flags = self.parent.as_deref().and_then(|parent| parent.get(53..55));
-        flags.and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
-    }
-
-    /// Whether `text` is a `traceparent` of version 00: lower-case hexadecimal digits, and neither id zero.
-    pub fn is_parent(text: &str) -> bool {
-        let hex = |part: &str, digits| part.len() == digits && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let id = |part, digits| hex(part, digits) && part.bytes().any(|b| b != b'0');
-        let mut parts = text.split('-');
-        let mut next = || parts.next().unwrap_or_default();
-        next() == "00" && id(next(), 32) && id(next(), 16) && hex(next(), 2) && parts.next().is_none()
-    }
-}
+use crate::{MessageId, Timestamp, Trace, trace};
 
 /// Why something is appended: what caused it, for which saga, in which trace, by whom.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,9 +43,19 @@ pub struct Message {
 }
 
 impl Message {
-    /// The metadata of what handling this message appends: caused by it, in the same saga and trace.
-    pub fn effect(&self) -> Meta {
-        Meta { cause: Some(self.id), actor: None, ..self.meta.clone() }
+    /// The metadata of what `consumer` appends by handling this message now: caused by it, in the same saga, and under the span of
+    /// its handling, which is in the same trace unless it comes late.
+    pub fn effect(&self, consumer: &str, now: Timestamp) -> Meta {
+        self.handled(trace::handling(&self.meta.trace, consumer, self.id, trace::is_late(self.time, now).then_some("late")))
+    }
+
+    /// The same for a dead letter that was redriven so often before; always in a trace of its own.
+    pub fn redriven(&self, consumer: &str, replays: i64) -> Meta {
+        self.handled(trace::handling(&self.meta.trace, consumer, self.id, Some(&format!("redriven {replays}"))))
+    }
+
+    fn handled(&self, trace: Trace) -> Meta {
+        Meta { cause: Some(self.id), correlation: self.meta.correlation, trace, actor: None }
     }
 }
 

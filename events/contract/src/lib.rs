@@ -17,16 +17,18 @@ pub mod record;
 pub mod saga;
 pub mod time;
 pub mod topics;
+pub mod trace;
 pub mod user;
 
 pub use dead_letter::{Cause, DeadLetter};
-pub use envelope::{Message, Meta, Trace};
+pub use envelope::{Message, Meta};
 pub use ids::{CustomerId, MessageId, NotificationId, OrderId, ProductId};
 pub use money::{Currency, Money};
 pub use payload::{DecodeError, Encoded};
 pub use planted::Fault;
 pub use record::{Link, Malformed, Record, Source};
 pub use time::Timestamp;
+pub use trace::Trace;
 
 #[cfg(test)]
 mod tests;

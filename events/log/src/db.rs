@@ -45,6 +45,22 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Database {
+    /// What others call this kind of database.
+    pub fn system(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "sqlite",
+            Self::Postgres(_) => "postgresql",
+        }
+    }
+
+    /// Its name on its server, or its file's.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Sqlite(path) => path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
+            Self::Postgres(url) => url.rsplit('/').next().and_then(|rest| rest.split('?').next()).unwrap_or_default(),
+        }
+    }
+
     fn sqlite(path: &std::path::Path) -> SqliteConnectOptions {
         SqliteConnectOptions::new()
             .filename(path)

@@ -3,7 +3,7 @@
 //! A row of the log says so for good; the table `dead_letters` is its fold, for operators. Never here: why a message is poison.
 
 use contract::{
-    Cause, DeadLetter, Meta,
+    Cause, DeadLetter, Meta, Timestamp,
     record::{self, Record, Source},
     topics,
 };
@@ -34,7 +34,7 @@ pub(crate) fn record(claim: &Claim, message: &Arrived) -> Record {
 
 impl Letter<'_> {
     /// The row, and what lists it: stream, dead letter and the message's type.
-    fn write(self, id: Uuid, row_id: Uuid) -> (Row, (String, DeadLetter, String)) {
+    fn write(self, id: Uuid, row_id: Uuid, now: Timestamp) -> (Row, (String, DeadLetter, String)) {
         let Self { claim, offset, message, poison } = self;
         let record = record(claim, message);
         let (topic, key, meta, kind) = match message {
@@ -42,7 +42,7 @@ impl Letter<'_> {
             Arrived::Row(message) | Arrived::Linked(message, _) => {
                 let topic = message.topic.clone().unwrap_or_else(|| claim.topic.clone());
                 // Whoever forges a message may have given it the id of a real one.
-                let meta = if poison.cause == Cause::Forged { Meta::default() } else { message.effect() };
+                let meta = if poison.cause == Cause::Forged { Meta::default() } else { message.effect(&claim.consumer, now) };
                 (topic, message.key.clone(), meta, message.kind.clone())
             }
             Arrived::Raw(record) => {
@@ -55,29 +55,23 @@ impl Letter<'_> {
         let (consumer, partition, cause) = (claim.consumer.clone(), claim.partition, poison.cause);
         let letter = DeadLetter { consumer, topic, partition, offset, cause, error, attempts: 1, replays: 0, record };
         let stream = format!("dead-letter-{id}");
-        let row = Row {
-            id: row_id.into(),
-            stream: stream.clone(),
-            version: 1,
-            topic: Some(topics::dead_letters(&letter.topic)),
-            key: Some(key.unwrap_or_else(|| format!("{}-{partition}-{offset}", letter.topic))),
-            payload: letter.encode(),
-            meta,
-        };
+        let key = key.unwrap_or_else(|| format!("{}-{partition}-{offset}", letter.topic));
+        let to = Some((topics::dead_letters(&letter.topic), key));
+        let row = Row::new(row_id.into(), stream.clone(), 1, to, letter.encode(), meta);
         (row, (stream, letter, kind))
     }
 }
 
 /// Appends the dead letters to the unit and lists them for operators.
 pub(crate) async fn keep(unit: &mut Unit<'_>, letters: Vec<Letter<'_>>) -> Result<(), Error> {
-    let now_us = unit.now().0;
+    let now = unit.now();
     let mut listed = Vec::with_capacity(letters.len());
     for letter in letters {
-        let (row, (stream, letter, kind)) = letter.write(unit.id(), unit.id());
+        let (row, (stream, letter, kind)) = letter.write(unit.id(), unit.id(), now);
         listed.push((stream, letter, kind, row.payload.data.clone()));
         unit.rows.push(row);
     }
-    insert(unit.conn(), &listed, now_us).await?;
+    insert(unit.conn(), &listed, now.0).await?;
     Ok(())
 }
 

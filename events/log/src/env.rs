@@ -11,6 +11,8 @@ use contract::Timestamp;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
+use crate::Observer;
+
 /// A source of time. Instants are truncated to microseconds, which both databases keep.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
@@ -48,22 +50,33 @@ pub struct Env {
     clock: Arc<dyn Clock>,
     random: Arc<Mutex<StdRng>>,
     disk: Option<Arc<dyn Disk>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Env {
     /// The machine's clock and randomness from the operating system.
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock), random: Arc::new(Mutex::new(StdRng::from_os_rng())), disk: None }
+        Self { clock: Arc::new(SystemClock), random: Arc::new(Mutex::new(StdRng::from_os_rng())), disk: None, observer: None }
     }
 
     /// A given clock, and ids and jitter that follow from a seed.
     pub fn seeded(clock: Arc<dyn Clock>, seed: u64) -> Self {
-        Self { clock, random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))), disk: None }
+        Self { clock, random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))), disk: None, observer: None }
     }
 
     /// The same, with commits that go through `disk`.
     pub fn with_disk(self, disk: Arc<dyn Disk>) -> Self {
         Self { disk: Some(disk), ..self }
+    }
+
+    /// The same, with somebody who hears what is done.
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// Who hears what is done. Without one nothing is made ready to be told.
+    pub fn observer(&self) -> Option<&dyn Observer> {
+        self.observer.as_deref()
     }
 
     pub(crate) fn disk(&self) -> Option<&dyn Disk> {

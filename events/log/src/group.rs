@@ -9,12 +9,14 @@ use contract::{DeadLetter, Fault, Message, Timestamp, dead_letter::Cause, topics
 use tokio::sync::mpsc;
 
 use crate::{
-    Answer, Claim, Database, Delivered, Error, Handler, IdempotencyKey, Item, Job, Log, Poison, Stored, Todo, Unit,
+    Answer, Claim, Database, Delivered, Error, Handled, Handler, IdempotencyKey, Item, Job, Log, Poison, Stored, Todo, Unit,
     arrivals::{Arrivals, claim},
     backoff,
     db::Owned,
     dead_letter::{self, Letter},
-    for_update, insert_many, on, read,
+    for_update, insert_many,
+    observe::Story,
+    on, read,
     unit::Told,
     writer::{Entry, Outcome},
 };
@@ -171,9 +173,13 @@ impl<H: Handler> Task<H> {
                 }
             }
         }
+        let story = prepared.story.map(|story| (story, prepared.rows.clone()));
         self.log.committed(prepared.rows);
         prepared.arrivals.tell(&self.log);
         prepared.once_committed.into_iter().for_each(|tell| tell());
+        if let Some((story, rows)) = story {
+            story.tell(&self.log, &rows);
+        }
         Ok(prepared.outcomes)
     }
 
@@ -216,7 +222,8 @@ impl<H: Handler> Task<H> {
     }
 
     /// Everything of a transaction but its end.
-    async fn prepare(&self, connection: &mut Owned, batch: &[Entry<H>]) -> Result<Prepared<H::Done>, Error> {
+    async fn prepare<'b>(&self, connection: &mut Owned, batch: &'b [Entry<H>]) -> Result<Prepared<'b, H::Done>, Error> {
+        let is_heard = self.log.env().observer().is_some();
         let mut unit = Unit::new(connection.conn(), self.log.env());
         let lost = claim(&mut unit, batch).await?;
         if Fault::ProgressBeforeEffects.is_planted() {
@@ -237,7 +244,7 @@ impl<H: Handler> Task<H> {
         let mut jobs: Vec<&Job<H::Work>> = Vec::new();
         let mut from_message = Vec::new();
         let mut letters = Vec::new();
-        let mut handled = Vec::new();
+        let (mut handled, mut told) = (Vec::new(), Vec::new());
         for (entry, lost) in batch.iter().zip(&lost) {
             match entry {
                 Entry::Request { job, key, .. } => {
@@ -253,6 +260,9 @@ impl<H: Handler> Task<H> {
                         let poison = match (forged, &item.todo) {
                             (Some(why), _) => Poison::new(Cause::Forged, why),
                             (None, Todo::Handle(job)) => {
+                                if is_heard {
+                                    told.extend(Handled::of(claim, item.offset, &item.message, job.meta.trace.clone(), None));
+                                }
                                 jobs.push(job);
                                 from_message.push(Some((claim, item)));
                                 continue;
@@ -260,6 +270,9 @@ impl<H: Handler> Task<H> {
                             (None, Todo::Nothing) => continue,
                             (None, Todo::SetAside(poison)) => poison.clone(),
                         };
+                        if is_heard {
+                            told.extend(Handled::set_aside(claim, item.offset, &item.message, poison.cause, unit.now()));
+                        }
                         letters.push(Letter { claim, offset: item.offset, message: &item.message, poison });
                     }
                     handled.push(jobs.len() - before);
@@ -277,6 +290,9 @@ impl<H: Handler> Task<H> {
         for (index, why) in std::mem::take(&mut unit.refused) {
             let (claim, item) = from_message[index].expect("only what came as a message can be refused as one");
             let poison = Poison::new(Cause::Refused, why);
+            for refused in told.iter_mut().filter(|handled| handled.trace == jobs[index].meta.trace) {
+                refused.error = Some(Cause::Refused.as_str());
+            }
             letters.push(Letter { claim, offset: item.offset, message: &item.message, poison });
         }
         if !letters.is_empty() {
@@ -328,16 +344,20 @@ impl<H: Handler> Task<H> {
                 ""
             )?;
         }
+        let spans = std::mem::take(&mut unit.spans);
+        let story = is_heard.then(|| Story::new(unit.now(), &unit.rows, told, Story::requests(batch), spans));
         let rows = append(&mut unit).await?;
-        Ok(Prepared { outcomes, rows, arrivals, once_committed: std::mem::take(&mut unit.once_committed) })
+        let once_committed = std::mem::take(&mut unit.once_committed);
+        Ok(Prepared { outcomes, rows, arrivals, story, once_committed })
     }
 }
 
 /// A transaction that only lacks its COMMIT.
-struct Prepared<D> {
+struct Prepared<'b, D> {
     outcomes: Vec<Outcome<D>>,
     rows: Vec<Arc<Message>>,
     arrivals: Arrivals,
+    story: Option<Story<'b>>,
     once_committed: Vec<Told>,
 }
 

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use contract::{Cause, DeadLetter, Encoded, Meta, Timestamp};
+use contract::{Cause, DeadLetter, Encoded, Meta, Timestamp, record};
 
-use crate::{Conn, Database, Error, Handler, Job, Log, Poison, Unit, db::Owned, group, on, unit::Row};
+use crate::{Conn, Database, Error, Handled, Handler, Job, Log, Poison, Unit, db::Owned, group, observe::Story, on, unit::Row};
 
 /// A dead letter in the list.
 #[derive(Clone, Debug)]
@@ -162,8 +162,8 @@ pub async fn redrive<H: Handler>(
 ) -> Result<Redriven, Error> {
     let mut connection = begin(log.database()).await?;
     let mut unit = Unit::new(connection.conn(), log.env());
-    let now_us = unit.now().0;
-    if !take(unit.conn(), listed, now_us).await? {
+    let now = unit.now();
+    if !take(unit.conn(), listed, now.0).await? {
         connection.end("ROLLBACK").await?;
         return Ok(Redriven::Taken);
     }
@@ -187,8 +187,23 @@ pub async fn redrive<H: Handler>(
         _ => "handled",
     };
     note(&mut unit, listed, actor, outcome);
-    group::append(&mut unit).await?;
+    let DeadLetter { consumer, topic, partition, offset, record, .. } = &listed.letter;
+    let found = record::decode(topic, record).ok().filter(|_| !dry_run);
+    let handled = found.iter().zip(&work).map(|((message, link), job)| Handled {
+        consumer,
+        partition: *partition,
+        offset: *offset,
+        message,
+        is_linked: !link.source.log.is_nil(),
+        trace: job.meta.trace.clone(),
+        error: if let Redriven::Still(poison) = &redriven { Some(poison.cause.as_str()) } else { None },
+    });
+    let story = Story::new(now, &unit.rows, handled.collect(), Vec::new(), std::mem::take(&mut unit.spans));
+    let rows = group::append(&mut unit).await?;
     connection.end(if dry_run { "ROLLBACK" } else { "COMMIT" }).await?;
+    if !dry_run {
+        story.tell(log, &rows);
+    }
     Ok(redriven)
 }
 
@@ -257,5 +272,5 @@ fn append_note(unit: &mut Unit<'_>, stream: String, version: i64, actor: &str, o
     let data = serde_json::json!({ "outcome": outcome }).to_string();
     let payload = Encoded { kind: "skald.DeadLetterWorkedOn", schema: 1, data };
     let meta = Meta { actor: Some(actor.to_owned()), ..Meta::default() };
-    unit.rows.push(Row { id, stream, version, topic: None, key: None, payload, meta });
+    unit.rows.push(Row::new(id, stream, version, None, payload, meta));
 }

@@ -1,9 +1,9 @@
 //! The unit of work: one transaction in the making, as a service's handler sees it.
 
-use contract::{Encoded, Message, MessageId, Meta, Timestamp};
+use contract::{Encoded, Message, MessageId, Meta, Timestamp, Trace};
 use uuid::Uuid;
 
-use crate::{Conn, Env};
+use crate::{Conn, Env, Span};
 
 /// One thing to decide, with why it came.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ pub struct Unit<'t> {
     now: Timestamp,
     pub(crate) rows: Vec<Row>,
     pub(crate) refused: Vec<(usize, String)>,
+    pub(crate) spans: Vec<Span>,
     pub(crate) once_committed: Vec<Told>,
 }
 
@@ -44,12 +45,32 @@ pub(crate) struct Row {
     pub key: Option<String>,
     pub payload: Encoded,
     pub meta: Meta,
+    /// The context under which it is appended; its own, in `meta`, is that of its being sent.
+    pub parent: Trace,
 }
 
 impl Row {
+    /// A row for a topic and key, or for this log alone.
+    pub(crate) fn new(
+        id: MessageId,
+        stream: String,
+        version: i64,
+        to: Option<(String, String)>,
+        payload: Encoded,
+        mut meta: Meta,
+    ) -> Self {
+        let (topic, key) = to.unzip();
+        let parent = meta.trace.clone();
+        // What is not sent has no span of its own.
+        if topic.is_some() {
+            meta.trace = parent.child(id.span());
+        }
+        Self { id, stream, version, topic, key, payload, meta, parent }
+    }
+
     /// The row at its place in the log.
     pub(crate) fn at(self, position: i64, time: Timestamp) -> Message {
-        let Self { id, stream, version, topic, key, payload, meta } = self;
+        let Self { id, stream, version, topic, key, payload, meta, .. } = self;
         let (kind, schema, data) = (payload.kind.to_owned(), payload.schema, payload.data);
         Message { position, id, stream, version, topic, key, kind, schema, data, time, meta }
     }
@@ -57,7 +78,8 @@ impl Row {
 
 impl<'t> Unit<'t> {
     pub(crate) fn new(conn: Conn<'t>, env: &'t Env) -> Self {
-        Self { conn, env, now: env.now(), rows: Vec::new(), refused: Vec::new(), once_committed: Vec::new() }
+        let (rows, refused, spans, once_committed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { conn, env, now: env.now(), rows, refused, spans, once_committed }
     }
 
     /// The transaction's connection. Lock rows in key order, and before anything is appended.
@@ -81,11 +103,18 @@ impl<'t> Unit<'t> {
 
     /// Adds a row to what this transaction appends, and tells its id.
     pub fn append(&mut self, meta: &Meta, new: New) -> MessageId {
-        let (topic, key) = new.to.map(|(topic, key)| (topic.to_owned(), key)).unzip();
         let id = self.id().into();
-        let (stream, version, payload) = (new.stream, new.version, new.payload);
-        self.rows.push(Row { id, stream, version, topic, key, payload, meta: meta.clone() });
+        let New { stream, version, to, payload } = new;
+        let to = to.map(|(topic, key)| (topic.to_owned(), key));
+        self.rows.push(Row::new(id, stream, version, to, payload, meta.clone()));
         id
+    }
+
+    /// Has something told once this transaction has committed.
+    pub fn tell(&mut self, span: impl FnOnce() -> Span) {
+        if self.env.observer().is_some() {
+            self.spans.push(span());
+        }
     }
 
     /// Calls `tell` once this transaction has committed, and never if it does not: a batch may be decided more than once. For what is

@@ -92,10 +92,10 @@ pub struct Item<W> {
 }
 
 impl<W> Item<W> {
-    /// A row of another log, with what its handler made of it.
-    pub fn row(offset: i64, message: Arc<Message>, work: Result<Option<W>, Poison>) -> Self {
+    /// A row of another log, with what `consumer` made of it at once.
+    pub fn row(consumer: &str, offset: i64, message: Arc<Message>, work: Result<Option<W>, Poison>) -> Self {
         let todo = match work {
-            Ok(Some(work)) => Todo::Handle(Job { work, meta: message.effect() }),
+            Ok(Some(work)) => Todo::Handle(Job { work, meta: message.effect(consumer, message.time) }),
             Ok(None) => Todo::Nothing,
             Err(poison) => Todo::SetAside(poison),
         };

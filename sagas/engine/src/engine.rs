@@ -3,11 +3,11 @@
 use std::{marker::PhantomData, time::Duration};
 
 use contract::{
-    Fault, Meta,
+    Fault, Meta, Trace,
     saga::{Event, SagaEnded, SagaMoved, SagaStarted, SagaStuck},
-    topics,
+    topics, trace,
 };
-use eventlog::{New, Unit, backoff};
+use eventlog::{New, Span, SpanKind, Unit, backoff};
 use saga::{Decision, Saga, Why, Word};
 use uuid::Uuid;
 
@@ -86,6 +86,8 @@ impl<S: Saga> Engine<S> {
         };
         append(unit, meta, &mut instance, None, moved.into());
         self.ask(unit, meta, &mut instance);
+        let trace_id = instance.trace.id().unwrap_or_default();
+        tracing::debug!(saga.id = %id, trace.id = trace_id, saga.name = S::NAME, "saga starts");
         self.metrics.started(unit, S::NAME);
         instance
     }
@@ -136,20 +138,22 @@ impl<S: Saga> Engine<S> {
         }
     }
 
-    /// The deadline of an instance that is due: asks again, or gives the step up where the table allows it.
-    pub fn deadline(&self, unit: &mut Unit<'_>, instance: &mut Instance<S>) -> Applied {
+    /// The deadline of an instance that is due: asks again, or gives the step up where the table allows it. Tells also what more of
+    /// it is appended under.
+    pub fn deadline(&self, unit: &mut Unit<'_>, instance: &mut Instance<S>) -> (Meta, Applied) {
         let overdue = |due| unit.now().since(due) > Duration::from_secs(1);
         // Another replica, or an answer in this very batch, came first.
         if instance.due.is_none_or(|due| due > unit.now()) && !Fault::StaleDeadline.is_planted()
             || instance.due.is_some_and(overdue) && Fault::DeadlineLost.is_planted()
         {
             self.metrics.ignored(unit, S::NAME, Why::Stale);
-            return Applied::Ignored(Why::Stale);
+            return (Meta::default(), Applied::Ignored(Why::Stale));
         }
         let last = instance.attempt >= self.patience.tries_max;
         let input = if last { S::LAST_DEADLINE_PASSED } else { S::DEADLINE_PASSED };
-        let meta = Meta { correlation: Some(instance.id), trace: instance.trace.clone(), ..Meta::default() };
-        self.apply(unit, &meta, instance, input, None)
+        let meta = Meta { correlation: Some(instance.id), trace: woken(unit, instance), ..Meta::default() };
+        let applied = self.apply(unit, &meta, instance, input, None);
+        (meta, applied)
     }
 
     /// Appends the command of the present state and arms its deadline.
@@ -180,7 +184,9 @@ impl<S: Saga> Engine<S> {
                 SagaStuck { saga: S::NAME.to_owned(), saga_id: instance.id, step: step.to_owned(), attempts: instance.attempt };
             append(unit, meta, instance, Some((topics::SAGA_EVENTS, instance.id.to_string())), event.into());
             self.metrics.flagged(unit, S::NAME, step);
-            tracing::error!(saga.id = %instance.id, saga.step = step, attempts = instance.attempt, "saga is stuck; it goes on asking");
+            let trace_id = instance.trace.id().unwrap_or_default();
+            tracing::error!(saga.id = %instance.id, trace.id = trace_id, saga.step = step, attempts = instance.attempt,
+                "saga is stuck; it goes on asking");
         }
         stuck
     }
@@ -198,9 +204,42 @@ impl<S: Saga> Engine<S> {
             reason: reason.map(str::to_owned),
         };
         append(unit, meta, instance, Some((topics::SAGA_EVENTS, instance.id.to_string())), event.into());
+        let trace_id = instance.trace.id().unwrap_or_default();
+        tracing::debug!(saga.id = %instance.id, trace.id = trace_id, saga.name = S::NAME, outcome, reason, "saga ends");
         let took = unit.now().since(instance.started);
         self.metrics.finished(unit, S::NAME, outcome, took, &instance.trace);
     }
+}
+
+/// The context of a deadline: a span of the saga's trace, or of one of its own if the saga began long ago.
+fn woken<S: Saga>(unit: &mut Unit<'_>, instance: &Instance<S>) -> Trace {
+    let (now, version) = (unit.now(), instance.version.to_string());
+    let (of, words) = (&instance.trace, ["deadline", &version]);
+    let span = trace::span_of(&words, instance.id);
+    let own = match trace::is_late(instance.started, now) {
+        true => of.apart(trace::trace_of(&words, instance.id), span),
+        false => of.child(span),
+    };
+    if own.is_sampled() {
+        let step = instance.step().unwrap_or_default();
+        unit.tell(|| Span {
+            name: format!("deadline {}", S::NAME),
+            kind: SpanKind::Internal,
+            parent: (own.id() == of.id()).then(|| of.clone()),
+            links: if own.id() == of.id() { Vec::new() } else { vec![of.clone()] },
+            trace: own.clone(),
+            begun: now,
+            ended: now,
+            attributes: vec![
+                ("saga.name", S::NAME.into()),
+                ("saga.id", instance.id.to_string().into()),
+                ("saga.step", step.into()),
+                ("saga.attempt", i64::from(instance.attempt).into()),
+            ],
+            error: None,
+        });
+    }
+    own
 }
 
 /// Appends a row to the instance's stream.

@@ -11,7 +11,6 @@ mod page;
 mod probe;
 mod problem;
 mod serve;
-mod trace;
 
 pub use app::{App, AppConfig, Routes, app};
 pub use extract::{BODY_BYTES_MAX, Body, Json, Path, Peer, Query, Traced};

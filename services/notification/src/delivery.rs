@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use contract::{Meta, Timestamp};
-use eventlog::{Error, Job, Log, Writer};
+use contract::{Meta, Timestamp, Trace, trace::span_of};
+use eventlog::{Error, Job, Log, Span, SpanKind, Writer};
 use kit::outgoing::{Courier, Sent, within};
 use uuid::Uuid;
 
@@ -46,11 +46,14 @@ impl Courier for Delivery {
 
     async fn send(&self, outgoing: Outgoing) -> Result<Sent<Outgoing>, Error> {
         let Outgoing { letter, meta, attempts } = outgoing;
+        let begun = self.log().env().now();
         let result = within(self.log().env(), self.config.timeout(), self.channel.deliver(&letter)).await;
         let result = result.unwrap_or_else(|| Err("the channel did not answer in time".to_owned()));
         let (order_id, notification_id) = (letter.order_id, letter.notification_id);
+        self.tell(&letter, &meta.trace, attempts, begun, result.is_ok());
         if let Err(reason) = &result {
-            tracing::warn!(notification.id = %notification_id, order.id = %order_id, attempts, reason, "a notification was not delivered");
+            let trace_id = meta.trace.id().unwrap_or_default();
+            tracing::warn!(notification.id = %notification_id, order.id = %order_id, trace.id = trace_id, attempts, reason, "a notification was not delivered");
         }
         match self.submit(Kind::Tried { order_id, notification_id, attempts, result }, meta).await? {
             Outcome::Postponed => Ok(Sent::Postponed),
@@ -71,6 +74,31 @@ impl Courier for Delivery {
 }
 
 impl Delivery {
+    /// The delivery as a span of the trace in which the letter was queued.
+    fn tell(&self, letter: &Letter, trace: &Trace, attempts: u32, begun: Timestamp, is_delivered: bool) {
+        let env = self.log().env();
+        let Some(observer) = env.observer().filter(|_| trace.is_sampled()) else { return };
+        observer.told(
+            self.log().service(),
+            Span {
+                name: "deliver notification".to_owned(),
+                kind: SpanKind::Client,
+                trace: trace.child(span_of(&["deliver", &begun.0.to_string()], letter.notification_id.0)),
+                parent: Some(trace.clone()),
+                links: Vec::new(),
+                begun,
+                ended: env.now(),
+                attributes: vec![
+                    ("notification.id", letter.notification_id.to_string().into()),
+                    ("notification.template", letter.template.as_str().into()),
+                    ("notification.attempts", i64::from(attempts).into()),
+                    ("order.id", letter.order_id.to_string().into()),
+                ],
+                error: (!is_delivered).then(|| "not_delivered".to_owned()),
+            },
+        );
+    }
+
     async fn submit(&self, kind: Kind, meta: Meta) -> Result<Outcome, Error> {
         self.writer.submit(Job { work: Work(kind), meta }).await.map(|Done(outcome)| outcome)
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use common::{House, Scripted, TRACEPARENT, cancelled, confirmed, customer, order, quick, total};
 use contract::{
-    CustomerId,
+    CustomerId, Trace,
     notification::Event,
     order::{CancelReason, OrderPlaced},
 };
@@ -123,7 +123,8 @@ async fn the_end_is_published_under_the_order_and_its_trace_and_caused_by_the_qu
         assert_eq!(row.topic.as_deref(), Some("notification.events.v1"));
         assert_eq!(row.key, Some(order(1).to_string()));
         assert_eq!(row.meta.correlation, Some(order(1).0));
-        assert_eq!(row.meta.trace.parent.as_deref(), Some(TRACEPARENT));
+        let sent = Trace { parent: Some(TRACEPARENT.into()), state: None }.child(row.id.span());
+        assert_eq!(row.meta.trace, sent);
         let CustomerId(customer) = customer(1);
         assert!(!row.data.contains("Thank you") && (row.version == 2 || row.data.contains(&customer.to_string())));
     }

@@ -192,8 +192,8 @@ impl Batch<'_> {
             Work::Due => {
                 for id in due {
                     if let Some(instance) = sagas.get_mut(id) {
-                        let applied = self.engine.deadline(unit, instance);
-                        self.follow(unit, &Meta::default(), instance, applied);
+                        let (meta, applied) = self.engine.deadline(unit, instance);
+                        self.follow(unit, &meta, instance, applied);
                     }
                 }
                 Done::Handled

@@ -12,18 +12,25 @@ use std::{
     time::Duration,
 };
 
-use contract::{Money, ProductId, Timestamp};
+use contract::{Money, ProductId, Timestamp, Trace};
 use eventlog::Env;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use kit::{
     Tasks,
-    grpc::stock::{
-        CheckStockRequest, CheckStockResponse, check_stock_request::Line, check_stock_response::Item, stock_client::StockClient,
+    grpc::{
+        self,
+        stock::{
+            CheckStockRequest, CheckStockResponse, check_stock_request::Line, check_stock_response::Item,
+            stock_client::StockClient,
+        },
     },
 };
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use tokio::sync::{mpsc, oneshot};
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Request,
+    transport::{Channel, Endpoint},
+};
 
 use crate::domain::{Offer, Quote, Wanted};
 
@@ -43,8 +50,31 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 #[error("the stock can't be checked now: {0}")]
 pub struct Away(pub String);
 
+/// What a check is a part of, and what its caller wants carried along.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    pub trace: Trace,
+    pub baggage: Option<String>,
+    /// Of the other checks that share the call, as far as they are recorded.
+    others: Vec<Trace>,
+}
+
+impl Context {
+    pub fn new(trace: Trace, baggage: Option<String>) -> Self {
+        Self { trace, baggage, others: Vec::new() }
+    }
+
+    /// A call is a part of the first trace that is recorded, and linked to the others.
+    fn of(batch: &[Check]) -> Self {
+        let mut sampled = batch.iter().map(|check| &check.context).filter(|context| context.trace.is_sampled());
+        let first = sampled.next().or(batch.first().map(|check| &check.context)).cloned().unwrap_or_default();
+        Self { others: sampled.map(|context| context.trace.clone()).collect(), ..first }
+    }
+}
+
 struct Check {
     wanted: Vec<Wanted>,
+    context: Context,
     reply: oneshot::Sender<Result<Vec<Quote>, Away>>,
 }
 
@@ -80,12 +110,14 @@ impl Stock {
         let connect =
             |Address(endpoint): &Address| endpoint.clone().connect_timeout(each).timeout(each).tcp_nodelay(true).connect_lazy();
         let (channels, turn): (Arc<[Channel]>, _) = (replicas.iter().map(connect).collect(), AtomicUsize::new(0));
-        let ask = move |lines: Vec<Wanted>| {
-            let (channels, first) = (channels.clone(), turn.fetch_add(1, Ordering::Relaxed));
+        let own = env.clone();
+        let ask = move |lines: Vec<Wanted>, context: Context| {
+            let (channels, first, env) = (channels.clone(), turn.fetch_add(1, Ordering::Relaxed), own.clone());
             async move {
                 let mut answer = Err(Away("no replica of the product service is known".into()));
                 for next in 0..channels.len() {
-                    answer = call(channels[first.wrapping_add(next) % channels.len()].clone(), &lines).await;
+                    let channel = channels[first.wrapping_add(next) % channels.len()].clone();
+                    answer = call(channel, &lines, &context, &env).await;
                     if answer.is_ok() {
                         break;
                     }
@@ -99,7 +131,7 @@ impl Stock {
     /// Asks through `ask`, whose quotes come in the order of the lines.
     pub fn start<A, F>(ask: A, timeout: Duration, env: Env, tasks: &Tasks) -> Self
     where
-        A: Fn(Vec<Wanted>) -> F + Send + 'static,
+        A: Fn(Vec<Wanted>, Context) -> F + Send + 'static,
         F: Future<Output = Result<Vec<Quote>, Away>> + Send + 'static,
     {
         let (queue, checks) = mpsc::channel(WAITING_MAX);
@@ -119,10 +151,10 @@ impl Stock {
     ///
     /// # Errors
     /// [`Away`]: try again soon.
-    pub async fn check(&self, wanted: Vec<Wanted>) -> Result<Vec<Quote>, Away> {
+    pub async fn check(&self, wanted: Vec<Wanted>, context: Context) -> Result<Vec<Quote>, Away> {
         let (reply, answer) = oneshot::channel();
         let too_many = |_| Away("too many checks are waiting".into());
-        self.queue.try_send(Check { wanted, reply }).map_err(too_many)?;
+        self.queue.try_send(Check { wanted, context, reply }).map_err(too_many)?;
         answer.await.map_err(|_| Away("the service is shutting down".into()))?
     }
 }
@@ -136,7 +168,7 @@ struct Caller<A> {
 
 impl<A, F> Caller<A>
 where
-    A: Fn(Vec<Wanted>) -> F + Send + 'static,
+    A: Fn(Vec<Wanted>, Context) -> F + Send + 'static,
     F: Future<Output = Result<Vec<Quote>, Away>> + Send + 'static,
 {
     async fn run(mut self, mut checks: mpsc::Receiver<Check>, stop: tokio_util::sync::CancellationToken) {
@@ -156,7 +188,7 @@ where
                         continue;
                     }
                     let lines: Vec<Wanted> = batch.iter().flat_map(|check| check.wanted.iter().copied()).collect();
-                    let (call, timeout) = ((self.ask)(lines), self.timeout);
+                    let (call, timeout) = ((self.ask)(lines, Context::of(&batch)), self.timeout);
                     calls.push(async move {
                         let late = |_| Err(Away("the product service did not answer in time".into()));
                         (batch, tokio::time::timeout(timeout, call).await.unwrap_or_else(late))
@@ -194,10 +226,13 @@ fn reply(batch: Vec<Check>, answer: Result<Vec<Quote>, Away>) {
     }
 }
 
-async fn call(channel: Channel, wanted: &[Wanted]) -> Result<Vec<Quote>, Away> {
+async fn call(channel: Channel, wanted: &[Wanted], context: &Context, env: &Env) -> Result<Vec<Quote>, Away> {
     let line = |wanted: &Wanted| Line { product_id: wanted.product_id.to_string(), quantity: wanted.quantity };
-    let request = CheckStockRequest { lines: wanted.iter().map(line).collect() };
+    let mut request = Request::new(CheckStockRequest { lines: wanted.iter().map(line).collect() });
+    let span = grpc::Call::out(&context.trace, env);
+    span.depart(context.baggage.as_deref(), request.metadata_mut());
     let answer = StockClient::new(channel).check_stock(request).await;
+    span.end("order", &context.others, answer.as_ref().err(), env);
     let CheckStockResponse { items } = answer.map_err(|status| Away(status.message().to_owned()))?.into_inner();
     if items.len() != wanted.len() {
         return Err(Away(format!("asked for {} lines, got {}", wanted.len(), items.len())));
@@ -266,7 +301,7 @@ mod tests {
     use kit::grpc::stock::stock_server::{self, StockServer};
     use tokio::net::TcpListener;
     use tonic::{
-        Request, Response, Status,
+        Response, Status,
         transport::{Server, server::TcpIncoming},
     };
 
@@ -284,12 +319,12 @@ mod tests {
     async fn checks_that_arrive_together_share_a_call_and_get_their_own_lines() {
         let (tasks, calls) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
         let counted = calls.clone();
-        let ask = move |lines: Vec<Wanted>| {
+        let ask = move |lines: Vec<Wanted>, _| {
             counted.fetch_add(1, Ordering::Relaxed);
             async move { Ok(unknown(&lines)) }
         };
         let stock = Stock::start(ask, Duration::from_secs(5), Env::system(), &tasks);
-        let answers = futures_util::future::join_all((0..500).map(|n| stock.check(wanted(n)))).await;
+        let answers = futures_util::future::join_all((0..500).map(|n| stock.check(wanted(n), Context::default()))).await;
         for (n, answer) in (0..).zip(answers) {
             assert_eq!(answer.unwrap()[0].product_id, wanted(n)[0].product_id);
         }
@@ -321,7 +356,7 @@ mod tests {
         tasks.spawn("product", async move { served.await.unwrap() });
         let stock = Stock::grpc(&replicas, Duration::from_millis(1_500), Env::system(), &tasks);
         for n in 0..6 {
-            assert_eq!(stock.check(wanted(n)).await.unwrap(), unknown(&wanted(n)));
+            assert_eq!(stock.check(wanted(n), Context::default()).await.unwrap(), unknown(&wanted(n)));
         }
         drop(silent);
         assert!(tasks.stop(Duration::from_secs(20)).await);

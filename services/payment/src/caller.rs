@@ -5,8 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use contract::{Fault, Meta, OrderId, Timestamp, payment::Operation};
-use eventlog::{Env, Error, Job, Log, Writer, backoff};
+use contract::{Fault, Meta, OrderId, Timestamp, payment::Operation, trace::span_of};
+use eventlog::{Env, Error, Job, Log, Span, SpanKind, Writer, backoff};
 use kit::outgoing::{Courier, Sent, within};
 use uuid::Uuid;
 
@@ -52,7 +52,9 @@ impl Courier for Calls {
     async fn send(&self, outgoing: Outgoing) -> Result<Sent<Outgoing>, Error> {
         let Outgoing { call, open } = outgoing;
         let expired = self.env().now().since(open.opened) >= self.config.key_lifetime();
+        let begun = self.env().now();
         let answer = if expired { self.look_up(&call).await } else { self.ask(&call).await };
+        self.tell(&call, &open, expired, begun, &answer);
         match answer {
             Answer::Definitive(verdict) => self.settle(call.order_id, open, verdict).await,
             Answer::Unknown(why) => self.postpone(&call, &open, expired, &why).await,
@@ -101,6 +103,33 @@ impl Calls {
         }
     }
 
+    /// The call as a span of the trace in which its intent was recorded.
+    fn tell(&self, call: &Call, open: &OpenCall, expired: bool, begun: Timestamp, answer: &Answer) {
+        let Some(observer) = self.env().observer().filter(|_| open.trace.is_sampled()) else { return };
+        let operation = if expired { "look up" } else { call.operation.as_str() };
+        let span = span_of(&[operation, &begun.0.to_string()], open.intent.0);
+        observer.told(
+            self.log().service(),
+            Span {
+                name: format!("{operation} payment provider"),
+                kind: SpanKind::Client,
+                trace: open.trace.child(span),
+                parent: Some(open.trace.clone()),
+                links: Vec::new(),
+                begun,
+                ended: self.env().now(),
+                attributes: vec![
+                    ("peer.service", "payment provider".into()),
+                    ("payment.operation", call.operation.as_str().into()),
+                    ("payment.tries", open.tries.into()),
+                    ("saga.id", call.order_id.to_string().into()),
+                    ("order.id", call.order_id.to_string().into()),
+                ],
+                error: matches!(answer, Answer::Unknown(_)).then(|| "outcome_unknown".to_owned()),
+            },
+        );
+    }
+
     async fn settle(&self, order_id: OrderId, open: OpenCall, verdict: Verdict) -> Result<Sent<Outgoing>, Error> {
         match self.submit(Kind::Settled { order_id, verdict }, open.meta(order_id)).await? {
             Outcome::Call(next) => Ok(Sent::Next(*next)),
@@ -111,7 +140,8 @@ impl Calls {
     async fn postpone(&self, call: &Call, open: &OpenCall, expired: bool, why: &str) -> Result<Sent<Outgoing>, Error> {
         let (order_id, operation, tries) = (call.order_id, call.operation, open.tries);
         if expired && !open.stuck {
-            tracing::error!(order.id = %order_id, operation = operation.as_str(), why,
+            let trace_id = open.trace.id().unwrap_or_default();
+            tracing::error!(order.id = %order_id, trace.id = trace_id, operation = operation.as_str(), why,
                 "payment call is stuck: its idempotency key has expired; look it up at the provider");
         } else {
             tracing::debug!(order.id = %order_id, operation = operation.as_str(), tries, why, "outcome of a payment call is unknown");

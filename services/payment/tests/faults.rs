@@ -9,7 +9,7 @@ mod common;
 use std::sync::atomic::Ordering;
 
 use common::{AMOUNT, House, Scripted, TRACEPARENT, authorize, capture, order, quick, void};
-use contract::{Currency, Money, payment::Command};
+use contract::{Currency, Money, Trace, payment::Command};
 use skald_payment::{
     Config,
     domain::Payment,
@@ -166,9 +166,9 @@ async fn replies_are_published_under_the_order_and_the_trace_and_intents_are_not
     assert_eq!(rows[1].key, Some(order(1).to_string()));
     assert_eq!(rows[1].meta.cause, Some(rows[0].id), "the answer is caused by the intent");
     assert_eq!(rows[1].meta.correlation, Some(order(1).0));
-    for row in rows {
-        assert_eq!(row.meta.trace.parent.as_deref(), Some(TRACEPARENT));
-    }
+    let trace = Trace { parent: Some(TRACEPARENT.into()), state: None };
+    assert_eq!(rows[0].meta.trace.id(), trace.id());
+    assert_eq!(rows[1].meta.trace, trace.child(rows[1].id.span()));
 }
 
 #[tokio::test]

@@ -7,9 +7,12 @@ use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
 
 use contract::product::StockLine;
 use eventlog::{Error, Log};
-use kit::grpc::stock::{
-    CheckStockRequest, CheckStockResponse, check_stock_response,
-    stock_server::{Stock, StockServer},
+use kit::grpc::{
+    Call,
+    stock::{
+        CheckStockRequest, CheckStockResponse, check_stock_response,
+        stock_server::{Stock, StockServer},
+    },
 };
 use kit::metrics::RpcMetrics;
 use tokio::net::TcpListener;
@@ -18,6 +21,7 @@ use tonic::{
     Code, Request, Response, Status,
     transport::{Server, server::TcpIncoming},
 };
+use tracing::Instrument;
 
 use crate::store;
 
@@ -59,10 +63,12 @@ struct Checks {
 impl Stock for Checks {
     async fn check_stock(&self, request: Request<CheckStockRequest>) -> Result<Response<CheckStockResponse>, Status> {
         let env = self.log.env();
-        let began = env.now();
-        let answer = self.answer(request.get_ref()).await;
+        let (began, span) = (env.now(), Call::came(request.metadata(), env));
+        let logged = tracing::info_span!("stock check", trace.id = span.trace_id());
+        let answer = self.answer(request.get_ref()).instrument(logged).await;
         let code = answer.as_ref().err().map_or(Code::Ok, Status::code);
         self.metrics.answered("product", "CheckStock", code, env.now().since(began));
+        span.end("product", &[], answer.as_ref().err(), env);
         answer.map(Response::new)
     }
 }

@@ -96,7 +96,7 @@ impl Shop {
             *progress += 1;
             let message = Arc::new(message(env, offset, command));
             let work = Handler.accept(&message);
-            Item::row(offset, message, work)
+            Item::row("product", offset, message, work)
         });
         let items = items.collect();
         let (consumer, topic) = ("product".to_owned(), topics::PRODUCT_COMMANDS.to_owned());

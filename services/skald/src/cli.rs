@@ -15,7 +15,9 @@ use crate::{
     database::{self, MigrateArgs},
     demo,
     operate::{self, DeadLetters, LogCommand, Relay, Topics},
-    serve, up,
+    serve,
+    traces::TraceArgs,
+    up,
 };
 
 /// Event-sourced sagas on Kafka: orders that are confirmed or cancelled, whatever crashes in between.
@@ -66,6 +68,8 @@ struct UpArgs {
     /// Where to serve REST; port 0 takes a free one
     #[arg(long, env = "SKALD_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    #[command(flatten, next_help_heading = "Traces")]
+    traces: TraceArgs,
     #[command(flatten)]
     services: up::Services,
 }
@@ -146,7 +150,7 @@ pub(crate) fn sentence(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn up(args: UpArgs) -> ExitCode {
-    let options = up::Options { data: args.data, listen: args.listen, services: args.services };
+    let options = up::Options { data: args.data, listen: args.listen, traces: args.traces, services: args.services };
     let running = match up::start(options).await {
         Ok(running) => running,
         Err(error) => return environment(&error),

@@ -12,6 +12,7 @@ use crate::{
     assemble::Name,
     cli,
     process::{Error, Process},
+    traces::Traced,
 };
 
 /// How long one attempt to connect may take.
@@ -82,8 +83,8 @@ impl DatabaseArgs {
 }
 
 /// Opens a database that is there, for an operator.
-pub(crate) async fn once(name: Name, database: &Database) -> Result<Opened, OpenError> {
-    open(name, database, &Env::system()).await
+pub(crate) async fn once(name: Name, database: &Database, env: &Env) -> Result<Opened, OpenError> {
+    open(name, database, env).await
 }
 
 async fn open(name: Name, database: &Database, env: &Env) -> Result<Opened, OpenError> {
@@ -145,7 +146,7 @@ pub(crate) async fn migrate(MigrateArgs { service, database: args }: MigrateArgs
         Err(why) => return cli::usage(&why),
     };
     let migrated = async {
-        let process = Process::start()?;
+        let process = Process::start(Traced::by_nobody())?;
         let before = applied(&database).await;
         let opened = process.unless_stopped(async { Ok(args.open(service, &database, &process.env).await?) }).await?;
         let after = applied(&database).await;

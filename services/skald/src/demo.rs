@@ -35,7 +35,7 @@ use self::{
     report::{Found, Report, worth_telling},
     story::Story,
 };
-use crate::{assemble::Name, audit, cli, up};
+use crate::{assemble::Name, audit, cli, traces::TraceArgs, up};
 
 /// What `skald demo` takes.
 #[derive(clap::Args, Clone, Debug)]
@@ -87,6 +87,8 @@ pub(crate) struct Args {
     /// The admin of those services
     #[arg(long, env = "SKALD_ADMIN_EMAIL", value_name = "EMAIL", default_value = "admin@localhost")]
     admin_email: String,
+    #[command(flatten, next_help_heading = "Traces")]
+    traces: TraceArgs,
 }
 
 /// Where a service is.
@@ -177,7 +179,8 @@ async fn demonstrate(args: &Args) -> Result<bool, Error> {
         }
     };
     let services = Knobs::parse_from(DEMO).services;
-    let running = up::start(up::Options { data: data.clone(), listen: args.listen, services }).await?;
+    let running =
+        up::start(up::Options { data: data.clone(), listen: args.listen, traces: args.traces.clone(), services }).await?;
     if let (Some(password), Some(data)) = (&running.admin_password, &args.data) {
         eprintln!("the first admin of {}: {} with the password {password}", data.display(), running.admin_email);
     }

@@ -11,6 +11,7 @@ mod kafka;
 mod operate;
 mod process;
 mod serve;
+mod traces;
 mod up;
 
 use std::process::ExitCode;

@@ -20,6 +20,7 @@ use crate::{
     cli::{self, EXIT_VERDICT},
     database::{self, Which},
     kafka::KafkaArgs,
+    traces::TraceArgs,
     up::Services,
 };
 
@@ -174,6 +175,8 @@ enum Letters {
         max_replays: i64,
         #[command(flatten)]
         database: Which,
+        #[command(flatten, next_help_heading = "Traces")]
+        traces: TraceArgs,
     },
     /// Puts one down for good, unhandled; the log keeps it, and who did it
     Discard {
@@ -203,7 +206,12 @@ pub(crate) async fn dead_letters(DeadLetters { command }: DeadLetters) -> ExitCo
     let done = match command {
         Letters::List { all, .. } => list(&database, all).await,
         Letters::Show { id, .. } => show(&database, &id).await,
-        Letters::Redrive { ids, dry_run, max_replays, .. } => redrive(&database, ids, dry_run, max_replays).await,
+        Letters::Redrive { ids, dry_run, max_replays, traces, .. } => {
+            let traced = traces.start();
+            let done = redrive(&database, &traced.env, ids, dry_run, max_replays).await;
+            traced.stop().await;
+            done
+        }
         Letters::Discard { id, reason, .. } => discard(&database, &id, &reason).await,
     };
     match done {
@@ -263,7 +271,7 @@ async fn show(database: &Database, id: &str) -> anyhow::Result<ExitCode> {
 }
 
 async fn discard(database: &Database, id: &str, reason: &str) -> anyhow::Result<ExitCode> {
-    let log = open(database).await?;
+    let log = open(database, &Env::system()).await?;
     let is_done = if id.starts_with("parked-") {
         eventlog::discard_parked(&log, id, &actor(), reason).await?
     } else {
@@ -273,7 +281,7 @@ async fn discard(database: &Database, id: &str, reason: &str) -> anyhow::Result<
     Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::from(EXIT_VERDICT) })
 }
 
-async fn redrive(database: &Database, ids: Vec<String>, dry_run: bool, max_replays: i64) -> anyhow::Result<ExitCode> {
+async fn redrive(database: &Database, env: &Env, ids: Vec<String>, dry_run: bool, max_replays: i64) -> anyhow::Result<ExitCode> {
     let mut letters = Vec::new();
     for id in &ids {
         letters.push(find(database, id).await?);
@@ -287,7 +295,7 @@ async fn redrive(database: &Database, ids: Vec<String>, dry_run: bool, max_repla
             letters.extend(page);
         }
     }
-    let log = open(database).await?;
+    let log = open(database, env).await?;
     let Knobs { services } = Knobs::try_parse_from(["skald"])?;
     let mut is_good = true;
     for listed in letters {
@@ -328,7 +336,9 @@ async fn handle<H: Consumer>(log: &Log, handler: &H, listed: &Listed, dry_run: b
     let work = match record::decode(&listed.letter.topic, &listed.letter.record) {
         Err(error) => Err(Poison::new(contract::Cause::Undecodable, error.to_string())),
         Ok((message, _)) => match handler.accept(&message) {
-            Ok(Some(work)) => Ok(Job { work, meta: Meta { actor: Some(actor()), ..message.effect() } }),
+            Ok(Some(work)) => {
+                Ok(Job { work, meta: Meta { actor: Some(actor()), ..message.redriven(&listed.letter.consumer, listed.replays) } })
+            }
             Ok(None) => Err(Poison::new(contract::Cause::Refused, "it is of no interest to this service")),
             Err(poison) => Err(poison),
         },
@@ -343,12 +353,12 @@ async fn find(database: &Database, id: &str) -> anyhow::Result<Listed> {
 }
 
 /// Opens the log of whichever service the database belongs to.
-async fn open(database: &Database) -> anyhow::Result<Log> {
+async fn open(database: &Database, env: &Env) -> anyhow::Result<Log> {
     let service = Desk::open(database).await?.service;
     let name = Name::all().iter().find(|name| name.as_str() == service);
     let name =
         name.ok_or_else(|| anyhow::anyhow!("the database belongs to the service {service}, which this build does not know"))?;
-    Ok(database::once(*name, database).await?.log)
+    Ok(database::once(*name, database, env).await?.log)
 }
 
 fn id_of(stream: &str) -> &str {

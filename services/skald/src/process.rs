@@ -18,6 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::traces::Traced;
+
 /// How long requests and messages under way may take to end, once told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -71,18 +73,19 @@ pub(crate) struct Process {
     pub env: Env,
     pub tasks: Tasks,
     pub metrics: Metrics,
+    traced: Traced,
     /// Ctrl-C or SIGTERM came.
     told_to_stop: CancellationToken,
 }
 
 impl Process {
     /// Listens for signals first of all: whoever has seen it start may tell it to stop.
-    pub(crate) fn start() -> Result<Self, Error> {
+    pub(crate) fn start(traced: Traced) -> Result<Self, Error> {
         let signals =
             (signal(SignalKind::interrupt()).map_err(Error::Signal)?, signal(SignalKind::terminate()).map_err(Error::Signal)?);
-        let (env, tasks, metrics, told_to_stop) = (Env::system(), Tasks::new(), Metrics::new(), CancellationToken::new());
+        let (tasks, metrics, told_to_stop) = (Tasks::new(), Metrics::new(), CancellationToken::new());
         tasks.spawn("signals", hear(signals, told_to_stop.clone(), tasks.stopping()));
-        Ok(Self { env, tasks, metrics, told_to_stop })
+        Ok(Self { env: traced.env.clone(), tasks, metrics, traced, told_to_stop })
     }
 
     /// Serves requests until the process stops.
@@ -122,6 +125,7 @@ impl Process {
         for log in logs {
             log.close().await;
         }
+        self.traced.stop().await;
         in_time
     }
 }

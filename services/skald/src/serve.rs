@@ -26,6 +26,7 @@ use crate::{
     database::DatabaseArgs,
     kafka::KafkaArgs,
     process::{Error, Process, listen, lock_file},
+    traces::TraceArgs,
     up::first_admin,
 };
 
@@ -112,6 +113,8 @@ struct Shared {
     stop_delay_ms: u64,
     #[command(flatten, next_help_heading = "Kafka")]
     kafka: KafkaArgs,
+    #[command(flatten, next_help_heading = "Traces")]
+    traces: TraceArgs,
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -220,7 +223,7 @@ async fn start(service: Service, start: Start) -> Result<Running, Error> {
 
 impl Start {
     async fn open(self, name: Name) -> Result<(House, Opened), Error> {
-        let process = Process::start()?;
+        let process = Process::start(self.shared.traces.start())?;
         let lock = match &self.database {
             Database::Sqlite(path) => Some(lock_file(path)?),
             Database::Postgres(_) => None,

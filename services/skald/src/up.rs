@@ -19,6 +19,7 @@ pub(crate) use crate::process::Error;
 use crate::{
     assemble::{self, Name},
     process::{Process, listen, lock_directory},
+    traces::TraceArgs,
 };
 
 /// The services' own knobs.
@@ -39,6 +40,7 @@ pub(crate) struct Services {
 pub(crate) struct Options {
     pub data: PathBuf,
     pub listen: SocketAddr,
+    pub traces: TraceArgs,
     pub services: Services,
 }
 
@@ -65,8 +67,8 @@ fn database(data: &Path, name: Name) -> Database {
     Database::Sqlite(data.join(format!("{}.db", name.as_str())))
 }
 
-pub(crate) async fn start(Options { data, listen: address, services }: Options) -> Result<Running, Error> {
-    let process = Process::start()?;
+pub(crate) async fn start(Options { data, listen: address, traces, services }: Options) -> Result<Running, Error> {
+    let process = Process::start(traces.start())?;
     let lock = lock_directory(&data)?;
     let (listener, http) = listen(address).await?;
     let open = |name: Name| name.open(database(&data, name), process.env.clone());

@@ -4,15 +4,16 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use contract::{
-    Fault, Message,
+    Fault, Message, Timestamp,
     record::{self, Record},
     topics,
 };
-use eventlog::{Candidate, Checkpoint, Epoch, Log, Saved};
+use eventlog::{Candidate, Checkpoint, Epoch, Log, Saved, Way};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -55,6 +56,16 @@ pub struct Flow<P> {
     /// Rows that are not known to have arrived, in order.
     window: VecDeque<Sent>,
     saved: Checkpoint,
+    /// What is to be told of messages once they have arrived, a round of sending each; nothing where nobody hears it.
+    rounds: VecDeque<Round>,
+}
+
+/// Rows that were given to the producer together.
+struct Round {
+    begun: Timestamp,
+    /// Of the last of them.
+    position: i64,
+    rows: Vec<Arc<Message>>,
 }
 
 struct Sent {
@@ -71,7 +82,7 @@ impl<P: Publish> Flow<P> {
     pub async fn begin(log: Log, checkpoint: Checkpoint, producer: P) -> Result<Self, Ended> {
         let last = log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position);
         let (epochs, sent, chain) = (log.epochs().await?, checkpoint.position, checkpoint.chain.clone());
-        Ok(Self { log, epochs, producer, sent, last, chain, window: VecDeque::new(), saved: checkpoint })
+        Ok(Self { log, epochs, producer, sent, last, chain, window: VecDeque::new(), saved: checkpoint, rounds: VecDeque::new() })
     }
 
     /// Rows up to here have been given to the producer.
@@ -150,11 +161,24 @@ impl<P: Publish> Flow<P> {
             rows = self.log.after(self.sent, ROWS_MAX).await?.into_iter();
         }
         let count = rows.len();
+        if self.log.env().observer().is_some() {
+            let (begun, rows) = (self.log.env().now(), rows.as_slice().to_vec());
+            self.rounds.extend(rows.last().map(|last| last.position).map(|position| Round { begun, position, rows }));
+        }
         for row in rows {
             self.send(&row)?;
             (self.sent, self.last) = (row.position, Some(row.id.0));
         }
         Ok(count)
+    }
+
+    /// Tells of the rounds that have arrived whole.
+    fn tell(&mut self) {
+        while self.rounds.front().is_some_and(|round| round.position <= self.saved.position) {
+            let Some(Round { begun, rows, .. }) = self.rounds.pop_front() else { return };
+            let sent: Vec<_> = rows.iter().filter_map(|row| Some((row.topic.as_deref()?, &row.meta.trace))).collect();
+            eventlog::carry(&self.log, Way::Sent, begun, &sent, true);
+        }
     }
 
     fn send(&mut self, row: &Message) -> Result<(), Ended> {
@@ -216,6 +240,7 @@ impl<P: Publish> Flow<P> {
             }
             *is_dirty = true;
         }
+        self.tell();
     }
 
     /// Saves the checkpoint; tells why it must end, if it must.

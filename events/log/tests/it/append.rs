@@ -87,6 +87,8 @@ async fn metadata_comes_back_as_it_was_appended() {
     };
     log.writer.submit(Job { work: at("a", 1), meta: meta.clone() }).await.unwrap();
     let [row] = &log.rows().await[..] else { panic!("one row") };
+    // But for its span, which is its own.
+    let meta = Meta { trace: meta.trace.child(row.id.span()), ..meta };
     assert_eq!((&row.meta, row.kind.as_str(), row.data.as_str()), (&meta, "test.Appended", "{\"version\":1}"));
     assert_eq!((row.topic.as_deref(), row.key.as_deref()), (Some("test.events.v1"), Some("a")));
     log.stop().await;

@@ -116,16 +116,16 @@ pub(crate) struct Running {
 }
 
 pub(crate) async fn open(database: &TestDatabase) -> Result<Opened, OpenError> {
-    open_at(database.database.clone()).await
+    open_at(database.database.clone(), Env::system()).await
 }
 
-async fn open_at(database: Database) -> Result<Opened, OpenError> {
-    Log::open(database, "test", &[MIGRATION], Env::system()).await
+async fn open_at(database: Database, env: Env) -> Result<Opened, OpenError> {
+    Log::open(database, "test", &[MIGRATION], env).await
 }
 
 /// A log that is reached another way than its database is.
 pub(crate) async fn start_on(database: Database) -> Running {
-    run(open_at(database).await.unwrap(), WriterLimits::default())
+    run(open_at(database, Env::system()).await.unwrap(), WriterLimits::default())
 }
 
 pub(crate) async fn start(database: &TestDatabase) -> Running {
@@ -133,7 +133,11 @@ pub(crate) async fn start(database: &TestDatabase) -> Running {
 }
 
 pub(crate) async fn start_with(database: &TestDatabase, limits: WriterLimits) -> Running {
-    run(open(database).await.unwrap(), limits)
+    start_as(database, Env::system(), limits).await
+}
+
+pub(crate) async fn start_as(database: &TestDatabase, env: Env, limits: WriterLimits) -> Running {
+    run(open_at(database.database.clone(), env).await.unwrap(), limits)
 }
 
 fn run(opened: Opened, limits: WriterLimits) -> Running {

@@ -5,4 +5,5 @@ mod append;
 mod consume;
 mod fixture;
 mod many;
+mod observe;
 mod open;

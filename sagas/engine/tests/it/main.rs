@@ -48,7 +48,7 @@ impl Handler for Host {
                     vec![Applied::Moved { ended: false }]
                 }
                 Work::Hear(id, input) => vec![self.0.apply(unit, &job.meta, sagas.get_mut(id).unwrap(), *input, None)],
-                Work::Due => due.iter().filter_map(|id| Some(self.0.deadline(unit, sagas.get_mut(id)?))).collect(),
+                Work::Due => due.iter().filter_map(|id| Some(self.0.deadline(unit, sagas.get_mut(id)?).1)).collect(),
             });
         }
         skald_engine::save(unit.conn(), &sagas.values().collect::<Vec<_>>()).await?;

@@ -31,8 +31,6 @@ pub struct AppConfig {
 /// The same under its short name.
 pub type App = AppConfig;
 
-/// The `job` of paths that are no service's.
-const OWN: &str = "skald";
 const OWN_PATHS: [&str; 9] = [
     "/livez",
     "/readyz",
@@ -47,7 +45,7 @@ const OWN_PATHS: [&str; 9] = [
 
 /// One router for all services: their routes, probes, metrics and documentation, with the layers around every request.
 pub fn app(config: AppConfig) -> Router {
-    let mut routes: HashMap<String, Route> = OWN_PATHS.iter().map(|path| ((*path).to_owned(), Route::new(OWN, path))).collect();
+    let mut routes: HashMap<String, Route> = OWN_PATHS.iter().map(|path| ((*path).to_owned(), Route::own(path))).collect();
     let mut router = Router::new();
     let mut documents = Vec::new();
     for (service, part) in config.services {
@@ -73,7 +71,7 @@ pub fn app(config: AppConfig) -> Router {
         verifier: config.verifier,
         metrics: config.metrics.http(),
         routes,
-        unknown: Route::new(OWN, "unknown"),
+        unknown: Route::own("unknown"),
     };
     router.layer(middleware::from_fn_with_state(Arc::new(around), layer::around))
 }

@@ -1,4 +1,4 @@
-//! What surrounds every request: trace, body bound, deadline, panic, problem, metrics, one log line.
+//! What surrounds every request: trace and span, body bound, deadline, panic, problem, metrics, one log line.
 //!
 //! Never here: anything of one route. One function and no tower of layers, as the hot path is 2,000 orders a second.
 
@@ -11,14 +11,16 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use eventlog::Env;
+use contract::Timestamp;
+use eventlog::{Env, Span, SpanKind};
 use futures_util::{FutureExt, StreamExt};
 use tracing::Instrument;
 
-use super::{Problem, Stopping, extract, trace};
+use super::{Problem, Stopping, extract};
 use crate::{
     auth::Verifier,
     metrics::{HttpMetrics, Route},
+    propagation::{self, Arrival},
     tasks::panic_text,
 };
 
@@ -37,13 +39,13 @@ pub(crate) struct Around {
 
 pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Request, next: Next) -> Response {
     let started = around.env.now();
-    let trace = trace::of(request.headers(), &around.env);
-    let trace_id = trace.id().unwrap_or_default().to_owned();
+    let arrival = propagation::arrive(request.headers(), &around.env);
+    let trace_id = arrival.own.id().unwrap_or_default().to_owned();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().and_then(|path| around.routes.get(path.as_str()));
     let route = route.unwrap_or(&around.unknown).clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
-    request.extensions_mut().insert(trace.clone());
+    request.extensions_mut().insert(arrival.own.clone());
     request.extensions_mut().insert(around.verifier.clone());
 
     let span = tracing::info_span!("request", trace.id = %trace_id, http.method = %method, http.path = %path);
@@ -56,7 +58,13 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
 
     let took = around.env.now().since(started);
     let status = response.status();
-    around.metrics.answered(&route, method_label(&method), status, took, &trace);
+    around.metrics.answered(&route, method_label(&method), status, took, &arrival.own);
+    if let Some(observer) = around.env.observer()
+        && arrival.own.is_sampled()
+        && route.is_of_a_service()
+    {
+        observer.told(route.job(), told(&route, &method, &path, status, arrival, started, took));
+    }
     span.in_scope(|| {
         if status.is_server_error() {
             tracing::info!(http.status = status.as_u16(), took_us = took.as_micros() as u64, "answered");
@@ -65,6 +73,37 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
         }
     });
     response
+}
+
+/// The span of a request, without its query: that may say who asks.
+fn told(
+    route: &Route,
+    method: &Method,
+    path: &str,
+    status: StatusCode,
+    Arrival { caller, own }: Arrival,
+    begun: Timestamp,
+    took: Duration,
+) -> Span {
+    let method = Some(method_label(method)).filter(|label| *label != "other");
+    let attributes = vec![
+        ("http.request.method", method.unwrap_or("_OTHER").into()),
+        ("http.route", route.handler().into()),
+        ("url.path", path.into()),
+        ("url.scheme", "http".into()),
+        ("http.response.status_code", i64::from(status.as_u16()).into()),
+    ];
+    Span {
+        name: format!("{} {}", method.unwrap_or("HTTP"), route.handler()),
+        kind: SpanKind::Server,
+        trace: own,
+        parent: caller,
+        links: Vec::new(),
+        begun,
+        ended: begun.plus(took),
+        attributes,
+        error: status.is_server_error().then(|| status.as_u16().to_string()),
+    }
 }
 
 async fn handle(env: &Env, request: Request, next: Next) -> Response {

@@ -18,9 +18,29 @@ pub(crate) struct Route {
     handler: Arc<str>,
 }
 
+/// The `job` of paths that are no service's.
+const OWN: &str = "skald";
+
 impl Route {
     pub(crate) fn new(job: &'static str, handler: &str) -> Self {
         Self { job, handler: handler.into() }
+    }
+
+    /// Of probes and the like, and of paths that nobody serves.
+    pub(crate) fn own(handler: &str) -> Self {
+        Self::new(OWN, handler)
+    }
+
+    pub(crate) fn is_of_a_service(&self) -> bool {
+        self.job != OWN
+    }
+
+    pub(crate) fn job(&self) -> &'static str {
+        self.job
+    }
+
+    pub(crate) fn handler(&self) -> &str {
+        &self.handler
     }
 }
 

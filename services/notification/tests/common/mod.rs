@@ -72,7 +72,7 @@ impl House {
             let (offset, message) = (next, Arc::new(self.message(next, &event)));
             next += 1;
             let work = self.service().handler.accept(&message);
-            Item::row(offset, message, work)
+            Item::row("notification", offset, message, work)
         });
         let items: Vec<_> = items.collect();
         let claim = Claim { consumer: "notification".into(), topic: "log:order".into(), partition: 0, from, next };

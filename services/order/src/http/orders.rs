@@ -15,6 +15,7 @@ use kit::{
     auth::Caller,
     http::{ApiResult, Body, Json, Path, Problem, Traced},
     idempotency::{Begun, Outcome},
+    propagation,
 };
 use saga::{Why, order::State as SagaState};
 
@@ -25,6 +26,7 @@ use super::{
 use crate::{
     domain::{self, Wanted},
     handler::{By, Done, Place, Work},
+    stock::Context,
     store,
 };
 
@@ -53,7 +55,8 @@ pub(crate) async fn place(
         Begun::Fresh(in_flight) => in_flight,
         Begun::Repeated(stored) => return repeated(&shop, stored.location.as_deref(), wait).await,
     };
-    let place = checked(&shop, caller, body.value).await?;
+    let context = Context::new(trace.clone(), propagation::baggage(&headers));
+    let place = checked(&shop, caller, body.value, context).await?;
     let order_id = place.order_id;
     let mut watcher = wait.map(|_| shop.watchers.watch(order_id));
     let meta = Meta { correlation: Some(order_id.0), trace, actor: Some(caller.actor()), cause: None };
@@ -78,7 +81,7 @@ pub(crate) async fn place(
 }
 
 /// Checks the basket, asks for stock and prices, and makes the order's id.
-async fn checked(shop: &Shop, caller: Caller, body: PlaceOrder) -> ApiResult<Place> {
+async fn checked(shop: &Shop, caller: Caller, body: PlaceOrder, context: Context) -> ApiResult<Place> {
     let token = body.payment.token;
     if token.is_empty() || token.chars().count() > TOKEN_CHARS_MAX {
         return Err(Problem::invalid("payment.token", format!("must have 1 to {TOKEN_CHARS_MAX} characters")));
@@ -86,7 +89,7 @@ async fn checked(shop: &Shop, caller: Caller, body: PlaceOrder) -> ApiResult<Pla
     let wanted: Vec<Wanted> =
         body.items.iter().map(|item| Wanted { product_id: item.product_id, quantity: item.quantity }).collect();
     let basket = domain::basket(&wanted)?;
-    let quotes = shop.stock.check(basket.clone()).await?;
+    let quotes = shop.stock.check(basket.clone(), context).await?;
     let priced = domain::price(&basket, &quotes, body.expected_total)?;
     let order_id = OrderId(shop.log().env().id());
     Ok(Place { order_id, customer_id: caller.id, lines: priced.lines, total: priced.total, payment_token: token })

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use contract::topics;
+use contract::{Trace, topics};
 use serde_json::{Value, json};
 
 use crate::shop::{
@@ -45,7 +45,9 @@ async fn the_trace_of_a_request_is_in_every_row_that_follows() {
     let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
     let id = shop.placing().header("traceparent", &parent).json(basket(&[(TEA, 1)])).await.accepted();
     for row in shop.rows().await {
-        assert_eq!(row.meta.trace.parent.as_ref(), Some(&parent), "{}", row.kind);
+        let of = Trace { parent: Some(parent.clone()), state: None };
+        let trace = if row.topic.is_some() { of.child(row.id.span()) } else { of };
+        assert_eq!(row.meta.trace, trace, "{}", row.kind);
         assert_eq!((row.meta.correlation, row.meta.actor.clone()), (Some(id.0), Some(ALICE.actor())), "{}", row.kind);
     }
     // What a deadline asks belongs to the same trace, and nobody asked for it.

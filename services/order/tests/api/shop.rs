@@ -202,7 +202,7 @@ impl Shop {
         let (env, tasks) = (self.env.clone(), Tasks::new());
         let opened = Log::open(self.database.database.clone(), "order", MIGRATIONS, env.clone()).await.unwrap();
         let shelf = self.shelf.clone();
-        let ask = move |wanted| {
+        let ask = move |wanted, _| {
             let shelf = shelf.clone();
             async move { shelf.quote(wanted).await }
         };
@@ -404,7 +404,7 @@ impl Shop {
         let mut items = Vec::new();
         for message in messages {
             let work = self.running().handler.accept(&message);
-            items.push(Item::row(next, Arc::new(message), work));
+            items.push(Item::row(&consumer, next, Arc::new(message), work));
             next += 1;
         }
         let claim = Claim { consumer, topic, partition: 0, from, next };

@@ -83,7 +83,7 @@ impl House {
             let (offset, message) = (next, Arc::new(self.message(next, &command)));
             next += 1;
             let work = self.service().handler.accept(&message);
-            Item::row(offset, message, work)
+            Item::row("payment", offset, message, work)
         });
         let items: Vec<_> = items.collect();
         let claim = Claim { consumer: "payment".into(), topic: "log:order".into(), partition: 0, from, next };

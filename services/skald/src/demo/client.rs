@@ -92,7 +92,7 @@ pub(crate) struct Client {
     doors: Doors,
     turn: usize,
     /// Sent with every request.
-    headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     links: Vec<(SocketAddr, Link)>,
 }
 

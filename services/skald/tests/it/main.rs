@@ -10,3 +10,4 @@ mod orders;
 mod serve;
 mod start;
 mod stock;
+mod traces;

@@ -7,6 +7,8 @@
 #[path = "../../src/demo/client.rs"]
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod otlp;
+pub(crate) mod trace;
 
 use std::{
     fs::File,
@@ -19,7 +21,10 @@ use std::{
 
 use bytes::Bytes;
 use eventlog::Env;
-use hyper::{Method, header::HeaderValue};
+use hyper::{
+    Method,
+    header::{HeaderName, HeaderValue},
+};
 use serde_json::{Value, json};
 
 use client::{Client, Doors, IDEMPOTENCY_KEY, NoAnswer, PREFER, Reply, uri};
@@ -289,6 +294,11 @@ pub(crate) struct Person {
 impl Person {
     pub(crate) fn with(doors: impl Into<Doors>, token: &str) -> Self {
         Self { client: Client::new(doors, Some(token)) }
+    }
+
+    /// Sends this header with every request from now on.
+    pub(crate) fn says(&mut self, name: HeaderName, value: HeaderValue) {
+        self.client.headers.insert(name, value);
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Answer {

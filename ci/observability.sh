@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# One order is one trace: on a real Kafka and a real PostgreSQL, with the five services as processes and a receiver of OTLP of the
+# tests' own. ci/observability.sh [PROOF...], all of them by default:
+#
+#   embedded  in one process: confirmed, compensated, refused, late; a caller's trace; a receiver that is away or silent
+#   kafka     the same orders over Kafka, two replicas of order and payment
+#   broken    a trace across kill -9 of two services, and one of a redrive with its link
+#
+# A proof is a function of its name below.
+# shellcheck source=ci/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+proof_embedded() {
+  env -u SKALD_TEST_KAFKA -u SKALD_TEST_POSTGRES cargo test --locked -p skald --test it traces::
+}
+
+proof_kafka() {
+  servers
+  cargo test --locked -p skald --test it traces::an_order -- --test-threads=1 --nocapture
+}
+
+proof_broken() {
+  servers
+  cargo test --locked -p skald --test observability -- --ignored --test-threads=1 --nocapture
+}
+
+# Servers of its own, beside any that are up already; once, for all proofs that want them.
+servers() {
+  [ -z "${SKALD_TEST_KAFKA:-}" ] || return 0
+  export SKALD_KAFKA_STATE=$STATE/observability SKALD_POSTGRES_STATE=$STATE/observability
+  mkdir -p "$STATE/observability"
+  trap 'ci/kafka.sh down >/dev/null 2>&1; ci/postgres.sh down >/dev/null 2>&1' EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  ci/kafka.sh up
+  ci/postgres.sh up
+  # shellcheck source=/dev/null
+  source "$STATE/observability/kafka.env"
+  # shellcheck source=/dev/null
+  source "$STATE/observability/postgres.env"
+}
+
+[ $# -gt 0 ] || set -- embedded kafka broken
+for proof in "$@"; do
+  declare -F "proof_$proof" >/dev/null || fail "there is no proof '$proof'; there are: $(declare -F | sed -n 's/^declare -f proof_//p' | xargs)"
+done
+unset SKALD_TEST_KAFKA SKALD_TEST_POSTGRES
+for proof in "$@"; do
+  echo "== $proof"
+  "proof_$proof"
+done

@@ -1,0 +1,154 @@
+//! Traces of the five services as processes on Kafka and PostgreSQL, where something goes wrong: `ci/observability.sh` starts those
+//! and this. What a trace is when all is well is in `it/traces.rs`, which the same script runs on the same servers.
+
+mod support;
+
+use std::time::Duration;
+
+use contract::{Record, topics};
+use eventlog::Env;
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    message::{Header, Headers as _, Message as _, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
+
+use support::{
+    Shop,
+    cluster::{Cluster, kafka},
+    eventually, home, order,
+    otlp::Receiver,
+    trace::{CONFIRMED, Trace, begun_since},
+};
+
+/// No deadline passes while somebody is being started again.
+const PATIENT: (&str, &str) = ("SKALD_STEP_DEADLINE_MS", "60000");
+
+fn place_of(cluster: &Cluster, service: &str) -> usize {
+    cluster.replicas.iter().position(|replica| replica.service == service).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and PostgreSQL: ci/observability.sh"]
+async fn a_trace_goes_on_across_the_death_of_its_services_between_two_hops() {
+    let (home, receiver) = (home(), Receiver::start());
+    let mut cluster = Cluster::start(home.path(), &[("SKALD_OTLP", &receiver.url()), PATIENT], &[]).await;
+    let shop = Shop { doors: cluster.doors() };
+    let product = shop.admin().await.product("TEA-1", 10).await;
+    let mut ann = shop.customer("ann").await;
+    cluster.settles().await;
+    let now = Env::system().now();
+    let (asks, pays) = (place_of(&cluster, "order"), place_of(&cluster, "payment"));
+
+    // Nobody is there to take the command, and who has sent it dies before the answer comes.
+    cluster.signal(pays, "KILL");
+    let placed = ann.place("k1", &order(&product, 1, "tok_ok"), 0).await;
+    assert_eq!(placed.told(), (202, "pending", ""));
+    eventually("the command is published and told of", async || {
+        let spans = receiver.spans();
+        let told = spans.iter().filter(|span| span.name == "send payment.commands.v1").count();
+        if told == 2 { Ok(()) } else { Err(format!("{told} spans")) }
+    })
+    .await;
+    cluster.signal(asks, "KILL");
+    cluster.spawn(asks);
+    cluster.spawn(pays);
+
+    let trace = Trace::of_order(&receiver, now, &placed.id(), CONFIRMED).await;
+    trace.is_sound("kafka", "");
+    trace.is_carried(&receiver, "kafka").await;
+    cluster.settles().await;
+}
+
+/// What a message is called that was copied, and under which key it came.
+struct Copied {
+    trace: String,
+    span: String,
+}
+
+/// Sends the command of an order again as if somebody else had written it: it takes no place in the chain, and is set aside.
+fn send_as_a_stranger(order: &str) -> Copied {
+    let topic = topics::PRODUCT_COMMANDS;
+    let partition = topics::partition_of(order.as_bytes(), 6);
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", kafka()).set("group.id", "stranger").create().unwrap();
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    consumer.assign(&from).unwrap();
+    let record = loop {
+        let message = consumer.poll(Duration::from_secs(30)).expect("the command is there").unwrap();
+        let headers = message.headers().unwrap().iter();
+        let headers = headers.map(|header| (header.key.to_owned(), header.value.unwrap().to_vec())).collect();
+        let record = Record { key: message.key().map(<[u8]>::to_vec), headers, value: message.payload().map(<[u8]>::to_vec) };
+        if record.header("ce_type") == Some("product.ReserveStock") && record.header("ce_partitionkey") == Some(order) {
+            break record;
+        }
+    };
+    let id = Env::system().id().to_string();
+    let mut headers = OwnedHeaders::new();
+    for (key, value) in &record.headers {
+        let value = match key.as_str() {
+            "ce_id" => id.as_bytes(),
+            "ce_sequence" => b"1000000000",
+            "ce_previous" => b"0",
+            _ => value,
+        };
+        headers = headers.insert(Header { key, value: Some(value) });
+    }
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", kafka()).create().unwrap();
+    let payload = record.value.as_deref().unwrap();
+    let sent = BaseRecord::to(topic).partition(partition).key(order).payload(payload).headers(headers);
+    producer.send(sent).map_err(|(error, _)| error).unwrap();
+    producer.flush(Duration::from_secs(10)).unwrap();
+    let mut parts = record.header("traceparent").unwrap().split('-').skip(1).map(str::to_owned);
+    Copied { trace: parts.next().unwrap(), span: parts.next().unwrap() }
+}
+
+/// A repeated command gets its answer again, and that comes too late to matter.
+const REDRIVEN: &str = "\
+product      CONSUMER process product.commands.v1 product.ReserveStock
+product      CLIENT     commit product
+product      PRODUCER   send product.events.v1 product.StockReserved
+order        CONSUMER     process product.events.v1 product.StockReserved
+order        CLIENT         commit order
+";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and PostgreSQL: ci/observability.sh"]
+async fn a_redrive_is_a_trace_of_its_own_that_is_linked_to_that_of_its_message() {
+    let (home, receiver) = (home(), Receiver::start());
+    let url = receiver.url();
+    let cluster = Cluster::start(home.path(), &[("SKALD_OTLP", &url), PATIENT], &[]).await;
+    let shop = Shop { doors: cluster.doors() };
+    let product = shop.admin().await.product("TEA-1", 10).await;
+    let placed = shop.customer("ann").await.place("k1", &order(&product, 1, "tok_ok"), 20).await;
+    assert_eq!(placed.told(), (202, "confirmed", ""));
+    cluster.settles().await;
+
+    let copied = send_as_a_stranger(&placed.id());
+    let database = cluster.database("product");
+    let letters = |arguments: &[&str]| {
+        let variables = [("SKALD_DATABASE", database.as_str()), ("SKALD_OTLP", &url)];
+        let output = support::run_with(&[&["dead-letters"][..], arguments].concat(), &variables);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    eventually("it is set aside", async || {
+        let (_, listed) = letters(&["list"]);
+        if listed.contains("forged") { Ok(()) } else { Err(listed) }
+    })
+    .await;
+    let now = Env::system().now();
+    let rehearsed = letters(&["redrive", "--dry-run"]);
+    assert!(rehearsed.0 == Some(0) && rehearsed.1.contains("would be handled"), "{rehearsed:?}");
+    assert!(begun_since(&receiver, now).is_empty(), "nothing has happened yet");
+    let redriven = letters(&["redrive"]);
+    assert!(redriven.0 == Some(0) && redriven.1.contains("product.StockReserved"), "{redriven:?}");
+
+    let id = eventually("a trace begins", async || begun_since(&receiver, now).pop().ok_or_else(|| "none".to_owned())).await;
+    let trace = Trace::whole(&receiver, &id, REDRIVEN).await;
+    trace.is_sound("kafka", "");
+    trace.is_carried(&receiver, "kafka").await;
+    let root = trace.spans.iter().find(|span| span.parent.is_empty()).unwrap();
+    assert_eq!(root.links, [(copied.trace, copied.span)]);
+}
