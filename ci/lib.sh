@@ -59,6 +59,8 @@ need_prometheus() {
 go_tool() {
   local directory=$STATE/go/${1//\//+}
   if [ -z "$(find "$directory" -type f 2>/dev/null)" ]; then
+    # Where Go's own installer puts it, which is not in every PATH.
+    command -v go >/dev/null || PATH=$PATH:/usr/local/go/bin
     command -v go >/dev/null || fail "please install Go 1.25 or newer (https://go.dev/dl): Debian's is too old for $1"
     echo "building $1" >&2
     GOBIN=$directory go install "$1" 2>"$STATE/go.log" || {

@@ -24,6 +24,16 @@ def once(metric, by, where=""):
     return f"max by ({by}) ({metric}{where})"
 
 
+def counted(metric, by, where=""):
+    """A counter's rate, a line for each value of the label."""
+    return [(rate(metric, by, where), f"{{{{{by}}}}}")]
+
+
+def held(metric, by, where=""):
+    """A gauge, a line for each value of the label."""
+    return [(once(metric, by, where), f"{{{{{by}}}}}")]
+
+
 def or_zero(expression):
     return f"({expression}) or vector(0)"
 
@@ -80,7 +90,6 @@ STACKED = {"stacking": {"mode": "normal"}, "fillOpacity": 40}
 
 
 def orders():
-    placing = '{job="order", handler="/v1/orders", method="POST"}'
     return [
         stat("Placed", "reqps", rate("saga_started_total"), "Orders taken a second; each starts a saga."),
         stat(
@@ -111,24 +120,20 @@ def orders():
             [(rate("saga_started_total"), "placed"), (rate("saga_finished_total", "outcome"), "{{outcome}}")],
             "What is placed ends after a moment; a gap that stays between the two fills the panel beside.",
         ),
-        panel(
-            "Waiting",
-            "short",
-            [(once("saga_in_state", "state"), "{{state}}")],
-            "Open orders by the state in which they wait.",
-            style=STACKED,
-        ),
-        panel(
-            "Placed to end",
-            "s",
-            quantiles("saga_duration_seconds"),
-            "How long orders take until they are confirmed or cancelled.",
-        ),
+        panel("Waiting", "short", held("saga_in_state", "state"), "Open orders by the state in which they wait.", style=STACKED),
+        panel("Placed to end", "s", quantiles("saga_duration_seconds"), "How long orders take until they are confirmed or cancelled."),
+        *door(),
+    ]
+
+
+def door():
+    placing = '{job="order", handler="/v1/orders", method="POST"}'
+    return [
         section("At the door"),
         panel(
             "Placing an order: answers",
             "reqps",
-            [(rate("http_requests_total", "status_class", placing), "{{status_class}}")],
+            counted("http_requests_total", "status_class", placing),
             "4xx is a customer's mistake or an empty shelf; 5xx is ours.",
             style=STACKED,
         ),
@@ -138,17 +143,12 @@ def orders():
             quantiles("http_request_duration_seconds", placing),
             "Until the answer's head. A caller that asks to wait (Prefer: wait) waits for the end of the saga.",
         ),
-        panel(
-            "Logins",
-            "reqps",
-            [(rate("user_logins_total", "outcome"), "{{outcome}}")],
-            "By outcome. Many that fail are somebody who guesses.",
-        ),
+        panel("Logins", "reqps", counted("user_logins_total", "outcome"), "By outcome. Many that fail are somebody who guesses."),
         section("Stock checks, over gRPC"),
         panel(
             "Checks",
             "reqps",
-            [(rate("rpc_requests_total", "code"), "{{code}}")],
+            counted("rpc_requests_total", "code"),
             "Calls answered by product, by status. Checks that arrive together share a call.",
             style=STACKED,
         ),
@@ -156,7 +156,7 @@ def orders():
         panel(
             "Breaker",
             "none",
-            [(once("circuit_breaker_state", "breaker"), "{{breaker}}")],
+            held("circuit_breaker_state", "breaker"),
             "Open: product did not answer some checks in a row, and orders get 503 until it does.",
             max=2,
             mappings=[{"type": "value", "options": {"0": {"text": "closed"}, "1": {"text": "half open"}, "2": {"text": "open"}}}],
@@ -196,7 +196,7 @@ def service():
         panel(
             "Answers",
             "reqps",
-            [(rate("http_requests_total", "status_class", http), "{{status_class}}")],
+            counted("http_requests_total", "status_class", http),
             "Errors, by class of status: 4xx is the caller's mistake, 5xx ours.",
             style=STACKED,
         ),
@@ -219,6 +219,12 @@ def service():
             [(once("relay_lag_messages", "service", own), "rows")],
             "Rows of the log that are not known to be on Kafka.",
         ),
+        *process(http),
+    ]
+
+
+def process(http):
+    return [
         section("The process"),
         panel("Memory", "bytes", [(f"process_resident_memory_bytes{http}", "{{instance}}")], "What the process occupies."),
         panel(
@@ -268,26 +274,27 @@ def kafka():
             "Messages that nobody has redriven or discarded yet.",
             1,
         ),
-        stat(
-            "Repeats",
-            "ops",
-            rate("consumer_repeats_total"),
-            "Messages that came again and were skipped: after a crash, some are.",
-        ),
+        stat("Repeats", "ops", rate("consumer_repeats_total"), "Messages that came again and were skipped: after a crash, some are."),
         section("Out: from the logs to Kafka"),
-        panel("Appended", "wps", [(rate("log_position", "service"), "{{service}}")], "Rows added to each service's log a second."),
+        panel("Appended", "wps", counted("log_position", "service"), "Rows added to each service's log a second."),
         panel(
             "Not published",
             "short",
-            [(once("relay_lag_messages", "service"), "{{service}}")],
+            held("relay_lag_messages", "service"),
             "Rows that are not known to be on Kafka. At --backlog-max the door closes.",
         ),
         panel(
             "Oldest row not published",
             "s",
-            [(once("relay_oldest_age_seconds", "service"), "{{service}}")],
+            held("relay_oldest_age_seconds", "service"),
             "How far behind publishing is, in time. An alert fires at 30 s.",
         ),
+        *consumers(),
+    ]
+
+
+def consumers():
+    return [
         section("In: from Kafka to the services"),
         panel(
             "Not handled, by service",
@@ -301,26 +308,11 @@ def kafka():
             [("topk (10, sum by (topic, partition) (consumer_lag_messages))", "{{topic}} {{partition}}")],
             "The ten partitions that are furthest behind. One alone: a slow or parked message holds it up.",
         ),
-        panel(
-            "Repeats",
-            "ops",
-            [(rate("consumer_repeats_total", "service"), "{{service}}")],
-            "Messages that came again and were skipped.",
-        ),
+        panel("Repeats", "ops", counted("consumer_repeats_total", "service"), "Messages that came again and were skipped."),
         section("Set aside"),
-        panel(
-            "Parked",
-            "short",
-            [(once("consumer_parked_messages", "service"), "{{service}}")],
-            "Messages that wait for a missing one.",
-        ),
-        panel(
-            "Dead letters, not redriven",
-            "short",
-            [(once("dlq_messages", "service"), "{{service}}")],
-            "What somebody has to look at.",
-        ),
-        panel("Dead letters, made", "ops", [(rate("dlq_made_total", "service"), "{{service}}")], "Messages set aside a second."),
+        panel("Parked", "short", held("consumer_parked_messages", "service"), "Messages that wait for a missing one."),
+        panel("Dead letters, not redriven", "short", held("dlq_messages", "service"), "What somebody has to look at."),
+        panel("Dead letters, made", "ops", counted("dlq_made_total", "service"), "Messages set aside a second."),
         section("Group commit"),
         panel(
             "Rows a transaction",
@@ -331,7 +323,7 @@ def kafka():
         panel(
             "Transactions",
             "wps",
-            [(rate("log_commits_total", "service"), "{{service}}")],
+            counted("log_commits_total", "service"),
             "Commits of each service's log a second, each one sync of the disk.",
         ),
     ]
@@ -343,7 +335,7 @@ def steps():
         panel(
             "Commands",
             "ops",
-            [(rate("saga_step_attempts_total", "step", saga), "{{step}}")],
+            counted("saga_step_attempts_total", "step", saga),
             "What the saga asks of its participants, by step; compensations are steps too.",
         ),
         panel(
@@ -357,14 +349,8 @@ def steps():
             ],
             "1 for a step that every saga asks once. Above: it is asked again because answers are late. Compensations are below 1.",
         ),
-        panel(
-            "Waiting",
-            "short",
-            [(once("saga_in_state", "state", saga), "{{state}}")],
-            "Open sagas by the state in which they wait.",
-            style=STACKED,
-        ),
-        panel("Ends", "ops", [(rate("saga_finished_total", "outcome", saga), "{{outcome}}")], "By outcome.", style=STACKED),
+        panel("Waiting", "short", held("saga_in_state", "state", saga), "Open sagas by the state in which they wait.", style=STACKED),
+        panel("Ends", "ops", counted("saga_finished_total", "outcome", saga), "By outcome.", style=STACKED),
         panel("Start to end", "s", quantiles("saga_duration_seconds", saga), "A dot is a saga: it links to its trace."),
         panel(
             "Inputs without effect",
@@ -452,13 +438,7 @@ def dashboard(uid, title, description, panels, variables=()):
 
 DASHBOARDS = [
     ("orders", "Orders and sagas", "Is the shop open, and do orders end?", orders, []),
-    (
-        "service",
-        "A service",
-        "Requests, errors and durations of one service, and its process.",
-        service,
-        [("service", "up", "job")],
-    ),
+    ("service", "A service", "Requests, errors and durations of one service, and its process.", service, [("service", "up", "job")]),
     ("kafka", "Kafka and relay", "What is on its way between the services, and what is not.", kafka, []),
     ("steps", "A saga's steps", "What each step asks, waits for and comes to.", steps, [("saga", "saga_started_total", "saga")]),
 ]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use eventlog::{Log, Survey};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, NoLabelSet},
+    encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet},
     metrics::MetricType,
 };
 
@@ -47,19 +47,19 @@ impl Collector for LogCollector {
         self.counter(&mut to, "log_commits", "Transactions committed", Log::commits)?;
         self.counter(&mut to, "consumer_repeats", "Messages that came again and were skipped", Log::repeats)?;
         self.counter(&mut to, "dlq_made", "Messages made dead letters", Log::dead_letters)?;
-        self.gauge(&mut to, "log_position", "Position of the newest row", |watched| Some(*watched.log.head().borrow() as f64))?;
+        self.gauge(&mut to, "log_position", "Position of the newest row", |watched| Some(*watched.log.head().borrow()))?;
         self.gauge(&mut to, "relay_lag_messages", "Rows that are not known to be published", |watched| {
-            watched.log.is_published().then(|| watched.log.unpublished() as f64)
+            watched.log.is_published().then(|| watched.log.unpublished())
         })?;
         self.gauge(&mut to, "relay_oldest_age_seconds", "Age of the oldest row that is not published", |watched| {
             let survey = (*locked(&watched.survey))?;
             watched.log.is_published().then(|| watched.oldest_age(&survey))
         })?;
         self.gauge(&mut to, "consumer_parked_messages", "Messages that wait for a missing one", |watched| {
-            (*locked(&watched.survey)).map(|survey| survey.parked as f64)
+            (*locked(&watched.survey)).map(|survey| survey.parked)
         })?;
         self.gauge(&mut to, "dlq_messages", "Dead letters that nobody has redriven or discarded", |watched| {
-            (*locked(&watched.survey)).map(|survey| survey.dead_letters as f64)
+            (*locked(&watched.survey)).map(|survey| survey.dead_letters)
         })
     }
 }
@@ -74,12 +74,12 @@ impl LogCollector {
         Ok(())
     }
 
-    fn gauge(
+    fn gauge<V: EncodeGaugeValue>(
         &self,
         to: &mut DescriptorEncoder<'_>,
         name: &str,
         help: &str,
-        value: impl Fn(&Watched) -> Option<f64>,
+        value: impl Fn(&Watched) -> Option<V>,
     ) -> std::fmt::Result {
         let mut family = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for watched in &self.0 {
