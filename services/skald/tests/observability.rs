@@ -152,3 +152,31 @@ async fn a_redrive_is_a_trace_of_its_own_that_is_linked_to_that_of_its_message()
     let root = trace.spans.iter().find(|span| span.parent.is_empty()).unwrap();
     assert_eq!(root.links, [(copied.trace, copied.span)]);
 }
+
+/// Not a proof: it prints how fast the shop is in one process without traces, with one in a hundred and with all of them.
+#[test]
+#[ignore = "a measurement: ci/observability.sh cost"]
+fn what_tracing_costs() {
+    let orders = std::env::var("SKALD_COST_ORDERS").unwrap_or_else(|_| "20000".to_owned());
+    let shop = ["demo", "--mix", "happy", "--concurrency", "256", "--json", "--orders", &orders];
+    println!("{:<10} {:>16} {:>8} {:>8} {:>10} {:>10}", "recorded", "orders a second", "p50 ms", "p99 ms", "spans", "lost");
+    for share in [None, Some("0.01"), Some("1"), None, Some("0.01"), Some("1")] {
+        let receiver = Receiver::counting();
+        let url = receiver.url();
+        let traced = ["--otlp", &url, "--trace-sample", share.unwrap_or_default()];
+        let output = support::run(&[&shop[..], if share.is_some() { &traced } else { &[] }].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+        assert_eq!(report["held"], true, "{said}");
+        let number = |value: &serde_json::Value| value.as_f64().unwrap_or_default();
+        let lost = said.split("lost=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or("0").to_owned();
+        println!(
+            "{:<10} {:>16.0} {:>8.1} {:>8.1} {:>10} {lost:>10}",
+            share.unwrap_or("off"),
+            number(&report["orders_per_second"]),
+            number(&report["latency_ms"]["p50"]),
+            number(&report["latency_ms"]["p99"]),
+            receiver.count(),
+        );
+    }
+}

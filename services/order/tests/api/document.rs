@@ -1,6 +1,6 @@
 //! The document of the API: every route is in it, and it is as it was looked at.
 
-use crate::shop::Shop;
+use crate::shop::{Shop, TEA, basket};
 
 #[tokio::test]
 async fn the_document_has_every_route_and_is_as_it_was_looked_at() {
@@ -34,7 +34,10 @@ async fn the_page_that_renders_it_and_the_probes_answer_everybody() {
         assert_eq!(shop.get(path).by(None).empty().await.is(200).body["status"], "ok");
     }
     let sagas = shop.text("/metrics").await;
-    shop.place_until("Confirmed").await;
+    // Of a trace that somebody records: who follows an exemplar wants to find it.
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let id = shop.placing().header("traceparent", trace).json(basket(&[(TEA, 1)])).await.accepted();
+    shop.answer_until(id, "Confirmed").await;
     shop.place().await;
     let after = shop.text("/metrics").await;
     for line in [
@@ -45,7 +48,9 @@ async fn the_page_that_renders_it_and_the_probes_answer_everybody() {
     ] {
         assert!(!sagas.contains(line) && after.contains(line), "{line}\n{after}");
     }
-    let is_exemplar = |line: &&str| line.starts_with("saga_duration_seconds_bucket") && line.contains("# {trace_id=\"");
+    let is_exemplar = |line: &&str| {
+        line.starts_with("saga_duration_seconds_bucket") && line.contains("# {trace_id=\"0af7651916cd43dd8448eb211c80319c\"}")
+    };
     assert_eq!(after.lines().filter(is_exemplar).count(), 1, "the trace of the one order that ended");
     for line in [
         "saga_stuck{saga=\"order\",step=\"capture_payment\"} 0",

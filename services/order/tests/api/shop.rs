@@ -285,6 +285,12 @@ impl Shop {
     /// Places an order and answers for the participants until its saga is in this state.
     pub(crate) async fn place_until(&self, state: &str) -> OrderId {
         let id = self.place().await;
+        self.answer_until(id, state).await;
+        id
+    }
+
+    /// Answers for the participants until the order's saga is in this state.
+    pub(crate) async fn answer_until(&self, id: OrderId, state: &str) {
         let way: &[fn(OrderId) -> Reply] = match state {
             "ReservingStock" => &[],
             "AuthorizingPayment" => &[reserved],
@@ -300,7 +306,6 @@ impl Shop {
             self.say(reply(id)).await;
         }
         assert_eq!(self.order(id).await["saga"]["state"], state);
-        id
     }
 
     /// The order as an operator sees it, which is as anybody does.

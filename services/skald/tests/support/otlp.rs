@@ -5,7 +5,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use opentelemetry_proto::tonic::{
@@ -77,15 +80,27 @@ fn attributes(pairs: &[KeyValue]) -> BTreeMap<String, String> {
 #[derive(Clone, Default)]
 pub(crate) struct Receiver {
     spans: Arc<Mutex<Vec<Span>>>,
+    /// How many came; kept by itself where nobody wants to see them.
+    count: Arc<AtomicUsize>,
+    only_counts: bool,
     address: Option<SocketAddr>,
 }
 
 impl Receiver {
     /// Starts on a free port, in a thread of its own: a test that waits for a process must not hold it up.
     pub(crate) fn start() -> Self {
+        Self::default().listen()
+    }
+
+    /// The same for more spans than anybody looks at.
+    pub(crate) fn counting() -> Self {
+        Self { only_counts: true, ..Self::default() }.listen()
+    }
+
+    fn listen(self) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let receiver = Self { address: Some(listener.local_addr().unwrap()), ..Self::default() };
+        let receiver = Self { address: Some(listener.local_addr().unwrap()), ..self };
         let served = receiver.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -103,6 +118,10 @@ impl Receiver {
         format!("http://{}", self.address.unwrap())
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn spans(&self) -> Vec<Span> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -112,6 +131,10 @@ impl Receiver {
 impl TraceService for Receiver {
     async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
         for part in &request.get_ref().resource_spans {
+            self.count.fetch_add(part.scope_spans.iter().map(|scope| scope.spans.len()).sum(), Ordering::Relaxed);
+            if self.only_counts {
+                continue;
+            }
             let resource = attributes(&part.resource.as_ref().map(|resource| resource.attributes.clone()).unwrap_or_default());
             assert_eq!(resource["service.namespace"], "skald");
             let sent = part.scope_spans.iter().flat_map(|scope| &scope.spans);
