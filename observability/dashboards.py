@@ -95,7 +95,7 @@ def orders():
         stat(
             "Confirmed",
             "percentunit",
-            'sum (increase(saga_finished_total{outcome=~"[Cc]onfirmed"}[$__range])) / sum (increase(saga_finished_total[$__range]))',
+            'sum (increase(saga_finished_total{outcome="Confirmed"}[$__range])) / sum (increase(saga_finished_total[$__range]))',
             "Share of the orders that ended confirmed, over the whole time shown.",
         ),
         stat("Open", "short", f"sum ({once('saga_in_state', 'saga, state')})", "Orders that have not ended."),

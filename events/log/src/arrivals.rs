@@ -22,7 +22,8 @@ pub(crate) struct Arrivals {
     pub dead_letters: u64,
     repeats: u64,
     parked: i64,
-    gaps: Vec<(Claim, Link, i64)>,
+    /// The first message behind each gap, what was seen before it, and the newest one that waits behind it.
+    gaps: Vec<(Claim, Link, i64, i64)>,
 }
 
 impl Arrivals {
@@ -56,8 +57,9 @@ impl Arrivals {
                         if claim.is_drain() {
                             continue;
                         }
-                        if !parked.iter().any(|other| other.claim == *claim && other.link.source == link.source) {
-                            self.gaps.push(((*claim).clone(), link.clone(), chain.last(&link.source)));
+                        match self.gaps.iter_mut().find(|(other, first, ..)| other == *claim && first.source == link.source) {
+                            Some((.., newest)) => *newest = link.sequence,
+                            None => self.gaps.push(((*claim).clone(), link.clone(), chain.last(&link.source), link.sequence)),
                         }
                         parked.push(Parked {
                             claim,
@@ -95,9 +97,13 @@ impl Arrivals {
         counts.dead_letters.fetch_add(self.dead_letters, Ordering::Relaxed);
         counts.repeats.fetch_add(self.repeats, Ordering::Relaxed);
         counts.parked.fetch_add(self.parked, Ordering::Relaxed);
-        for (claim, link, last) in self.gaps {
+        for (claim, link, last, newest) in self.gaps {
             let Claim { consumer, topic, partition, .. } = &claim;
             let Link { source, sequence, previous } = &link;
+            // What comes behind a gap that has been told of is no other gap.
+            if log.tell_gap((topic.clone(), *partition, source.to_string()), newest) == Some(*previous) {
+                continue;
+            }
             tracing::error!(
                 consumer, topic, partition, %source, sequence, previous, last,
                 "messages are missing: message {previous} of {topic} partition {partition} never came after {last}. What follows is \

@@ -1,8 +1,11 @@
 //! The log as its readers see it: opening, the head, rows after a position, a stream, progress, stored answers.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicI64, AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
 };
 
 use contract::{
@@ -50,7 +53,12 @@ pub(crate) struct Counts {
     pub repeats: AtomicU64,
     /// Messages that wait for a gap to close, in the whole database as far as is known.
     pub parked: AtomicI64,
+    /// The newest message behind each gap that this process has told of.
+    gaps: Mutex<HashMap<Gap, i64>>,
 }
+
+/// Topic, partition and source.
+type Gap = (String, i64, String);
 
 /// A log and the connection that will write it, for [`Writer::new`](crate::Writer::new).
 pub struct Opened {
@@ -388,6 +396,11 @@ impl Log {
             on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT COUNT(*) FROM parked").fetch_one(c).await)?;
         self.inner.counts.parked.store(parked, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Notes the newest message behind a gap; tells the one before, if there was any.
+    pub(crate) fn tell_gap(&self, gap: Gap, newest: i64) -> Option<i64> {
+        self.inner.counts.gaps.lock().unwrap_or_else(PoisonError::into_inner).insert(gap, newest)
     }
 
     pub(crate) fn committed(&self, rows: Vec<Arc<Message>>) {

@@ -20,7 +20,7 @@ struct Asked {
 }
 
 /// Seconds, up to the default timeout of a call and past it.
-const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0];
+const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 2.5, 5.0];
 
 /// The provider's answers, by operation and outcome.
 #[derive(Clone)]
