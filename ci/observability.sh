@@ -5,6 +5,8 @@
 #   embedded  in one process: confirmed, compensated, refused, late; a caller's trace; a receiver that is away or silent
 #   kafka     the same orders over Kafka, two replicas of order and payment
 #   broken    a trace across kill -9 of two services, and one of a redrive with its link
+#   watched   a real Prometheus: everything that dashboards and alerts ask for has data, and exemplars lead to traces; logs lead to
+#             traces, and hold no secret
 #
 # A proof is a function of its name below. Not among them, because a machine that does something else spoils it:
 #
@@ -23,7 +25,16 @@ proof_kafka() {
 
 proof_broken() {
   servers
-  cargo test --locked -p skald --test observability -- --ignored --test-threads=1 --nocapture --skip what_tracing_costs
+  cargo test --locked -p skald --test observability trace_ -- --ignored --test-threads=1 --nocapture
+}
+
+proof_watched() {
+  servers
+  need_prometheus
+  export SKALD_TEST_METRICS=$STATE/observability/metrics SKALD_TEST_QUERIES=$STATE/observability/queries
+  python3 ci/prometheus.py metrics always traffic >"$SKALD_TEST_METRICS"
+  python3 ci/prometheus.py queries >"$SKALD_TEST_QUERIES"
+  cargo test --locked -p skald --test observability traces -- --ignored --test-threads=1 --nocapture
 }
 
 proof_cost() {
@@ -47,7 +58,7 @@ servers() {
   source "$STATE/observability/postgres.env"
 }
 
-[ $# -gt 0 ] || set -- embedded kafka broken
+[ $# -gt 0 ] || set -- embedded kafka broken watched
 for proof in "$@"; do
   declare -F "proof_$proof" >/dev/null || fail "there is no proof '$proof'; there are: $(declare -F | sed -n 's/^declare -f proof_//p' | xargs)"
 done

@@ -15,10 +15,11 @@ use rdkafka::{
 };
 
 use support::{
-    Shop,
+    Person, Shop,
     cluster::{Cluster, kafka},
     eventually, home, order,
     otlp::Receiver,
+    prometheus::Prometheus,
     trace::{CONFIRMED, Trace, begun_since},
 };
 
@@ -151,6 +152,102 @@ async fn a_redrive_is_a_trace_of_its_own_that_is_linked_to_that_of_its_message()
     trace.is_carried(&receiver, "kafka").await;
     let root = trace.spans.iter().find(|span| span.parent.is_empty()).unwrap();
     assert_eq!(root.links, [(copied.trace, copied.span)]);
+}
+
+/// Orders of every kind: one that ends well, one that is declined, one that is too many, and one whose customer cancels.
+async fn shop_a_little(zaphod: &mut Person, product: &str, round: usize) {
+    let key = |what: &str| format!("{what}-{round}");
+    assert_eq!(zaphod.place(&key("good"), &order(product, 1, "tok_ok"), 20).await.told(), (202, "confirmed", ""));
+    assert_eq!(zaphod.place(&key("declined"), &order(product, 1, "tok_declined"), 20).await.told().1, "cancelled");
+    assert_eq!(zaphod.place(&key("many"), &order(product, 1_000, "tok_ok"), 20).await.status, 409);
+    let placed = zaphod.place(&key("cancelled"), &order(product, 1, "tok_ok"), 0).await;
+    zaphod.cancel(&placed.id(), &key("cancel")).await;
+}
+
+/// The lines of a list that `ci/observability.sh` has written.
+fn list(variable: &str) -> Vec<String> {
+    let path = std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is set by ci/observability.sh"));
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka, PostgreSQL and Prometheus: ci/observability.sh"]
+async fn whatever_dashboards_and_alerts_ask_for_has_data_and_exemplars_lead_to_traces() {
+    let (home, receiver) = (home(), Receiver::start());
+    let cluster = Cluster::start(home.path(), &[("SKALD_OTLP", &receiver.url()), PATIENT], &[]).await;
+    let prometheus = Prometheus::start(home.path(), &cluster).await;
+    let shop = Shop { doors: cluster.doors() };
+    let product = shop.admin().await.product("TEA-1", 900).await;
+    let metrics = list("SKALD_TEST_METRICS");
+    // A panel with several queries shows something if one of them does.
+    let queries: Vec<(String, String)> =
+        list("SKALD_TEST_QUERIES").iter().filter_map(|line| line.split_once('\t')).map(|(a, b)| (a.into(), b.into())).collect();
+    assert!(metrics.len() > 20 && queries.len() > 60, "{} metrics, {} queries", metrics.len(), queries.len());
+    let (mut zaphod, mut round) = (shop.customer("zaphod").await, 0);
+    eventually("everything has data", async || {
+        round += 1;
+        shop_a_little(&mut zaphod, &product, round).await;
+        let (mut missing, mut shown) = (Vec::new(), Vec::new());
+        for metric in &metrics {
+            if !prometheus.shows(metric).await? {
+                missing.push(metric.clone());
+            }
+        }
+        for (panel, query) in &queries {
+            if prometheus.shows(query).await? {
+                shown.push(panel);
+            }
+        }
+        missing.extend(queries.iter().map(|(panel, _)| panel.clone()).filter(|panel| !shown.contains(&panel)));
+        missing.dedup();
+        if missing.is_empty() { Ok(()) } else { Err(format!("nothing is shown by {missing:?}")) }
+    })
+    .await;
+    for (alert, health) in prometheus.alerts().await.unwrap() {
+        assert_eq!(health, "ok", "{alert}");
+    }
+    for metric in ["saga_duration_seconds_bucket", "http_request_duration_seconds_bucket"] {
+        let traces = prometheus.exemplars(metric).await.unwrap();
+        let is_known = |trace: &String| receiver.spans().iter().any(|span| span.trace == *trace);
+        assert!(!traces.is_empty() && traces.iter().all(is_known), "{metric}: {traces:?}");
+    }
+    cluster.settles().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and PostgreSQL: ci/observability.sh"]
+async fn logs_lead_to_traces_and_hold_no_secret_and_nobodys_name() {
+    let home = home();
+    let knobs = [("SKALD_LOG", "debug"), ("SKALD_LOG_JSON", "true"), ("SKALD_TRACE_SAMPLE", "0"), PATIENT];
+    let cluster = Cluster::start(home.path(), &knobs, &[]).await;
+    let shop = Shop { doors: cluster.doors() };
+    let product = shop.admin().await.product("TEA-1", 900).await;
+    let token = shop.token("zaphod").await;
+    let mut zaphod = Person::with(cluster.doors(), &token);
+    shop_a_little(&mut zaphod, &product, 1).await;
+    let id = zaphod.place("traced", &order(&product, 1, "tok_ok"), 20).await.id();
+    cluster.settles().await;
+
+    let logs: Vec<String> = cluster.replicas.iter().map(|replica| std::fs::read_to_string(&replica.log).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = logs
+        .iter()
+        .flat_map(|log| log.lines())
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    let of_it: Vec<&serde_json::Value> = lines.iter().filter(|line| line["saga.id"] == id || line["order.id"] == id).collect();
+    let traces: Vec<&str> = of_it.iter().filter_map(|line| line["trace.id"].as_str()).collect();
+    assert!(of_it.len() >= 2 && traces.len() == of_it.len(), "{of_it:?}");
+    assert!(traces.iter().all(|trace| trace.len() == 32 && trace == &traces[0]), "{traces:?}");
+    let history = zaphod.get(&format!("/v1/orders/{id}/history")).await;
+    assert_eq!(history.body["items"][0]["trace_id"], traces[0], "the trace that its history names");
+
+    let password = support::ADMIN.1;
+    for secret in [password, "zaphod", "tok_", "password", "eyJ", &token, "postgres://skald:"] {
+        for line in logs.iter().flat_map(|log| log.lines()) {
+            assert!(!line.contains(secret), "{secret:?} is in a log: {line}");
+        }
+    }
 }
 
 /// Not a proof: it prints how fast the shop is in one process without traces, with one in a hundred and with all of them.

@@ -46,7 +46,7 @@ pub(crate) struct Replica {
     database: String,
     grpc: SocketAddr,
     child: Option<Child>,
-    log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 pub(crate) struct Cluster {

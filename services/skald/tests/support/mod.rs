@@ -8,6 +8,7 @@
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod otlp;
+pub(crate) mod prometheus;
 pub(crate) mod trace;
 
 use std::{
@@ -30,7 +31,7 @@ use serde_json::{Value, json};
 use client::{Client, Doors, IDEMPOTENCY_KEY, NoAnswer, PREFER, Reply, uri};
 use cluster::Cluster;
 
-const ADMIN: (&str, &str) = ("admin@shop.example", "correct horse battery staple");
+pub(crate) const ADMIN: (&str, &str) = ("admin@shop.example", "correct horse battery staple");
 /// Answers lost by the provider are asked for again soon; everything else is as it is by default.
 pub(crate) const QUICK: &[(&str, &str)] = &[("SKALD_PAYMENT_TIMEOUT_MS", "200")];
 /// A condition that does not come about by then never will.
