@@ -333,11 +333,24 @@ mod tests {
     }
 
     /// A product service that knows no product.
-    struct Bare;
+    #[derive(Clone, Default)]
+    struct Bare {
+        /// What it was last asked with, beside the question.
+        heard: Arc<std::sync::Mutex<tonic::metadata::MetadataMap>>,
+    }
+
+    impl Bare {
+        fn serve(&self, listener: TcpListener, tasks: &Tasks) {
+            let (server, stopping) = (Server::builder().add_service(StockServer::new(self.clone())), tasks.stopping());
+            let served = server.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopping.cancelled_owned());
+            tasks.spawn("product", async move { served.await.unwrap() });
+        }
+    }
 
     #[tonic::async_trait]
     impl stock_server::Stock for Bare {
         async fn check_stock(&self, request: Request<CheckStockRequest>) -> Result<Response<CheckStockResponse>, Status> {
+            *self.heard.lock().unwrap() = request.metadata().clone();
             let items = request.into_inner().lines.into_iter().map(|_| Item::default()).collect();
             Ok(Response::new(CheckStockResponse { items }))
         }
@@ -351,14 +364,33 @@ mod tests {
         let replicas = [&gone, &silent, &serving]
             .map(|listener| format!("http://{}", listener.local_addr().unwrap()).parse::<Address>().unwrap());
         drop(gone);
-        let (server, stopping) = (Server::builder().add_service(StockServer::new(Bare)), tasks.stopping());
-        let served = server.serve_with_incoming_shutdown(TcpIncoming::from(serving), stopping.cancelled_owned());
-        tasks.spawn("product", async move { served.await.unwrap() });
+        Bare::default().serve(serving, &tasks);
         let stock = Stock::grpc(&replicas, Duration::from_millis(1_500), Env::system(), &tasks);
         for n in 0..6 {
             assert_eq!(stock.check(wanted(n), Context::default()).await.unwrap(), unknown(&wanted(n)));
         }
         drop(silent);
+        assert!(tasks.stop(Duration::from_secs(20)).await);
+    }
+
+    #[tokio::test]
+    async fn a_check_carries_the_first_trace_that_is_recorded_and_its_baggage() {
+        let (tasks, bare, listener) = (Tasks::new(), Bare::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = format!("http://{}", listener.local_addr().unwrap()).parse::<Address>().unwrap();
+        bare.serve(listener, &tasks);
+        let stock = Stock::grpc(&[address], Duration::from_secs(5), Env::system(), &tasks);
+        let asks = |n: u128, is_sampled| {
+            let context = Context::new(Trace::of(n, 2, is_sampled), Some(format!("tenant={n}")));
+            stock.check(wanted(n), context)
+        };
+        // The three are there before the first call is made.
+        let (one, two, three) = tokio::join!(asks(1, false), asks(2, true), asks(3, true));
+        assert!(one.is_ok() && two.is_ok() && three.is_ok());
+        let heard = bare.heard.lock().unwrap().clone();
+        let header = |name: &str| heard.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        assert_eq!(header("traceparent"), Trace::of(2, 2, true).parent.unwrap());
+        assert_eq!(header("uber-trace-id"), format!("{:032x}:{:016x}:0:1", 2, 2));
+        assert_eq!(header("baggage"), "tenant=2");
         assert!(tasks.stop(Duration::from_secs(20)).await);
     }
 

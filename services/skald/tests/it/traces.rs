@@ -56,6 +56,12 @@ async fn an_order_is_one_trace_from_its_request_to_its_notification_confirmed_or
     println!("{}", Trace::of(&shop.receiver, &confirmed.id).drawing(true));
     let compensated = shop.ordered("tok_declined", "cancelled", COMPENSATED).await;
     assert_ne!(confirmed.id, compensated.id);
+    // Those of the registration and the login are among them.
+    for span in shop.receiver.spans() {
+        let mut said = span.attributes.values().chain([&span.name]);
+        let told = said.find(|said| ["ann@", "password of", "tok_", "TEA-1", "eyJ"].iter().any(|secret| said.contains(secret)));
+        assert_eq!(told, None, "a person, a secret or what was bought: {span:?}");
+    }
 }
 
 #[tokio::test]
