@@ -152,10 +152,22 @@ fn about(message: &Message, is_kafka: bool, attributes: &mut Attributes) {
     attributes.push(("messaging.message.conversation_id", saga.clone().into()));
     attributes.push(("saga.id", saga.clone().into()));
     attributes.push(("order.id", saga.into()));
+    // What a saga says of itself begins with its name.
+    if message.kind.starts_with("saga.")
+        && let Ok(Said { saga }) = serde_json::from_str(&message.data)
+    {
+        attributes.push(("saga.name", saga.into()));
+    }
     // Only sagas send commands, each in the step of its name.
     if message.topic.as_deref().is_some_and(|topic| topic.contains(".commands.")) {
         attributes.push(("saga.step", step(&message.kind).into()));
     }
+}
+
+/// What all events of sagas say.
+#[derive(serde::Deserialize)]
+struct Said {
+    saga: String,
 }
 
 /// `product.ReserveStock` asks for the step `reserve_stock`.

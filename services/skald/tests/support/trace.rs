@@ -159,7 +159,11 @@ fn is_conventional(span: &Span, system: &str) -> Result<(), String> {
             if id.get(16..) != Some(span.id.as_str()) {
                 return Err("its id is not that of its message".to_owned());
             }
-            if rest.contains(".commands.") { some("saga.step") } else { Ok(()) }
+            match rest {
+                "saga.events.v1" => has("saga.name", "order"),
+                _ if rest.contains(".commands.") => some("saga.step"),
+                _ => Ok(()),
+            }
         }
         ("CONSUMER", "process") => {
             messaging(span, system, rest, ("process", "process"))?;
