@@ -43,6 +43,11 @@ impl Trace {
         flags.and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
     }
 
+    /// The trace id, if the trace is recorded: where it can be looked up.
+    pub fn recorded_id(&self) -> Option<&str> {
+        self.id().filter(|_| self.is_sampled())
+    }
+
     /// The context of another span of the same trace; none where there is none.
     pub fn child(&self, span: u64) -> Self {
         let parent = self.parent.as_deref().and_then(|parent| Some((parent.get(..36)?, parent.get(52..)?)));

@@ -90,7 +90,7 @@ impl Metrics {
     }
 
     pub(crate) fn finished(&self, unit: &mut Unit<'_>, saga: &'static str, outcome: &'static str, took: Duration, trace: &Trace) {
-        let exemplar = trace.is_sampled().then(|| Some([("trace_id", trace.id()?.to_owned())])).flatten();
+        let exemplar = trace.recorded_id().map(|id| [("trace_id", id.to_owned())]);
         self.count(unit, move |counted| {
             counted.finished.get_or_create(&[("saga", saga), ("outcome", outcome)]).inc();
             counted.duration.get_or_create(&[("saga", saga)]).observe(took.as_secs_f64(), exemplar, None);

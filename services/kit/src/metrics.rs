@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use contract::Trace;
 use eventlog::Log;
 use futures_util::future::{BoxFuture, join_all};
 use prometheus_client::{
@@ -28,12 +27,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 type Look = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// The label of an exemplar: the trace of one observation.
-pub type Exemplar = [(&'static str, String); 1];
-
-/// The trace as an exemplar, if it is one that is exported.
-pub fn exemplar(trace: &Trace) -> Option<Exemplar> {
-    trace.is_sampled().then(|| Some([("trace_id", trace.id()?.to_owned())])).flatten()
-}
+type Exemplar = [(&'static str, String); 1];
 
 /// The registry of one process. Cheap to clone.
 #[derive(Clone)]

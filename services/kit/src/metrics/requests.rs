@@ -9,7 +9,7 @@ use prometheus_client::{
     metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family, histogram::Histogram},
 };
 
-use super::{Exemplar, Metrics, exemplar};
+use super::{Exemplar, Metrics};
 
 /// Whose request it is and which handler's, as labels.
 #[derive(Clone, Debug)]
@@ -92,7 +92,10 @@ impl HttpMetrics {
         };
         let (job, handler) = (route.job, route.handler.clone());
         self.requests.get_or_create(&Requests { job, handler: handler.clone(), method, status_class }).inc();
-        self.seconds.get_or_create(&Seconds { job, handler, method }).observe(took.as_secs_f64(), exemplar(trace), None);
+        // Probes and the like are not told of, whatever their trace says.
+        let recorded = trace.recorded_id().filter(|_| route.is_of_a_service());
+        let exemplar = recorded.map(|id| [("trace_id", id.to_owned())]);
+        self.seconds.get_or_create(&Seconds { job, handler, method }).observe(took.as_secs_f64(), exemplar, None);
     }
 }
 

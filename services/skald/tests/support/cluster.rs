@@ -8,6 +8,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,9 +59,16 @@ pub(crate) struct Cluster {
     knobs: Vec<(String, String)>,
 }
 
-/// A port that nothing listens on now.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// A port that nothing listens on now, each time another. Below those that the system gives to whoever connects: one of these may be
+/// taken before the process is there that is to listen on it.
+pub(crate) fn free() -> SocketAddr {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new((Env::system().random() % 10_000) as u16));
+    loop {
+        let port = 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap();
+        }
+    }
 }
 
 fn url(database: &Database) -> String {

@@ -1,14 +1,18 @@
 //! A real Prometheus with the configuration of `observability/`, pointed at the processes of a test.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
 };
 
 use serde_json::Value;
 
-use super::{client::Client, cluster::Cluster, eventually};
+use super::{
+    client::Client,
+    cluster::{Cluster, free},
+    eventually,
+};
 
 pub(crate) struct Prometheus {
     address: SocketAddr,
@@ -29,7 +33,7 @@ impl Prometheus {
         let file = home.join("prometheus.yml");
         std::fs::write(&file, settings).unwrap();
         std::fs::copy(house.join("rules.yml"), home.join("rules.yml")).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", home.join("prometheus").display()))
