@@ -5,10 +5,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use opentelemetry_proto::tonic::{
@@ -80,27 +77,15 @@ fn attributes(pairs: &[KeyValue]) -> BTreeMap<String, String> {
 #[derive(Clone, Default)]
 pub(crate) struct Receiver {
     spans: Arc<Mutex<Vec<Span>>>,
-    /// How many came; kept by itself where nobody wants to see them.
-    count: Arc<AtomicUsize>,
-    only_counts: bool,
     address: Option<SocketAddr>,
 }
 
 impl Receiver {
     /// Starts on a free port, in a thread of its own: a test that waits for a process must not hold it up.
     pub(crate) fn start() -> Self {
-        Self::default().listen()
-    }
-
-    /// The same for more spans than anybody looks at.
-    pub(crate) fn counting() -> Self {
-        Self { only_counts: true, ..Self::default() }.listen()
-    }
-
-    fn listen(self) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let receiver = Self { address: Some(listener.local_addr().unwrap()), ..self };
+        let receiver = Self { address: Some(listener.local_addr().unwrap()), ..Self::default() };
         let served = receiver.clone();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -118,10 +103,6 @@ impl Receiver {
         format!("http://{}", self.address.unwrap())
     }
 
-    pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn spans(&self) -> Vec<Span> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -131,10 +112,6 @@ impl Receiver {
 impl TraceService for Receiver {
     async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
         for part in &request.get_ref().resource_spans {
-            self.count.fetch_add(part.scope_spans.iter().map(|scope| scope.spans.len()).sum(), Ordering::Relaxed);
-            if self.only_counts {
-                continue;
-            }
             let resource = attributes(&part.resource.as_ref().map(|resource| resource.attributes.clone()).unwrap_or_default());
             assert_eq!(resource["service.namespace"], "skald");
             let sent = part.scope_spans.iter().flat_map(|scope| &scope.spans);
@@ -143,4 +120,37 @@ impl TraceService for Receiver {
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
+}
+
+/// A receiver that takes everything and reads nothing of it, so that it costs the measured next to nothing. Gives its URL.
+pub(crate) fn hole() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            // One client, on one connection.
+            let mut connection = h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+            while let Some(Ok((request, answer))) = connection.accept().await {
+                #[expect(clippy::disallowed_methods, reason = "a test has no tasks of a process")]
+                tokio::spawn(swallow(request.into_body(), answer));
+            }
+        });
+    });
+    url
+}
+
+/// Takes one request, and answers with an empty message.
+async fn swallow(mut body: h2::RecvStream, mut answer: h2::server::SendResponse<bytes::Bytes>) {
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+    let head = hyper::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    // Whoever asked may have gone, as a process does at its end.
+    let Ok(mut message) = answer.send_response(head, false) else { return };
+    // Not compressed, of no length.
+    let _ = message.send_data(bytes::Bytes::from_static(&[0; 5]), false);
+    let _ = message.send_trailers([("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect());
 }
