@@ -174,6 +174,17 @@ mod tests {
     }
 
     #[test]
+    fn each_row_is_one_version_and_the_words_of_a_status_read_back() {
+        assert_eq!(given([Input::Queue]).version, 1);
+        assert_eq!(given([Input::Queue, failed(), Input::Delivered]).version, 2, "an attempt that is repeated is no row");
+        let words = ["nothing", "queued", "delivered", "given_up"];
+        let all = [Status::Nothing, Status::Queued, Status::Delivered, Status::GivenUp];
+        assert_eq!(all.map(Status::as_str), words, "as they stand in databases");
+        assert_eq!(words.map(Status::parse), all.map(Some));
+        assert_eq!(Status::parse(""), None);
+    }
+
+    #[test]
     fn what_has_ended_stays_as_it_ended() {
         let delivered = given([Input::Queue, Input::Delivered]);
         let given_up = given([Input::Queue, failed(), failed(), failed()]);

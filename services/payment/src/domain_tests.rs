@@ -268,3 +268,46 @@ fn a_repeated_reply_only_moves_the_version() {
         }
     }
 }
+
+#[test]
+fn a_reply_that_is_given_again_changes_nothing_but_the_version() {
+    let (order_id, amount, repeated) = (order(), AMOUNT, Repeated(true));
+    let code = "again".to_owned();
+    let again: [Event; 5] = [
+        PaymentAuthorized { order_id, amount, repeated }.into(),
+        PaymentDeclined { order_id, code: code.clone(), repeated }.into(),
+        PaymentCaptured { order_id, amount, repeated }.into(),
+        CaptureRefused { order_id, code, repeated }.into(),
+        PaymentVoided { order_id, refunded: Some(amount), repeated }.into(),
+    ];
+    let captured = || vec![authorize(), settle(Verdict::Authorized), Input::Capture, settle(Verdict::Captured)];
+    let mut histories = vec![vec![], vec![authorize()], vec![authorize(), declined_answer()], vec![Input::Void], captured()];
+    histories.push([captured(), vec![Input::Void, settle(Verdict::Refunded)]].concat());
+    for history in histories {
+        let before = given(history);
+        for event in &again {
+            let mut after = before.clone();
+            after.evolve(event);
+            assert_eq!(after, Payment { version: before.version + 1, ..before.clone() }, "{event:?}");
+        }
+    }
+}
+
+#[test]
+fn what_went_back_is_told_only_where_something_did() {
+    assert_eq!(given([authorize(), settle(Verdict::Authorized), Input::Void, settle(Verdict::Voided)]).refunded(), None);
+    let captured = [authorize(), settle(Verdict::Authorized), Input::Capture, settle(Verdict::Captured)];
+    let refunded = given(captured.into_iter().chain([Input::Void, settle(Verdict::Refunded)]));
+    assert_eq!(refunded.refunded(), Some(AMOUNT));
+}
+
+#[test]
+fn the_words_of_a_status_read_back() {
+    let words = ["nothing", "pending", "authorized", "declined", "captured", "capture_refused", "voided"];
+    assert_eq!(Status::ALL.map(Status::as_str), words, "as they stand in databases");
+    assert_eq!(words.map(Status::parse), Status::ALL.map(Some));
+    assert_eq!(Status::parse(""), None);
+    assert!(
+        [Refusal::NeverAuthorized, Refusal::OtherAmount].iter().all(|refusal| refusal.as_str().starts_with("the payment was "))
+    );
+}

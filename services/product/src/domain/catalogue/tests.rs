@@ -89,6 +89,9 @@ fn a_change_keeps_what_it_does_not_name() {
     let item =
         given(&[add(5)]).when(Command::Change(ChangeProduct { title: Some("Green tea".into()), ..change() })).then(changed);
     assert_eq!((item.version, item.title.as_str()), (2, "Green tea"));
+    let (category, price) = (Some("food".into()), Some(price(99)));
+    let changed = given(&[add(5), Command::Change(ChangeProduct { category, price, ..change() })]).item.unwrap();
+    assert_eq!((changed.title.as_str(), changed.category.as_str(), changed.price.amount_minor), ("Tea", "food", 99));
 }
 
 #[test]
@@ -140,6 +143,8 @@ fn no_more_is_written_off_than_is_free() {
 #[test]
 fn stock_has_a_bound() {
     given(&[add(5)]).when(deliver(i64::MAX)).then_refused(Refusal::TooMuchStock);
+    given(&[add(5)]).when(deliver(ON_HAND_MAX - 4)).then_refused(Refusal::TooMuchStock);
+    assert_eq!(given(&[add(5), deliver(ON_HAND_MAX - 5)]).item.unwrap().stock.on_hand, ON_HAND_MAX);
     given(&[]).when(add(ON_HAND_MAX + 1)).then_refused(Refusal::TooMuchStock);
     given(&[]).when(add(ON_HAND_MAX)).then(match add(ON_HAND_MAX) {
         Command::Add(added) => added,
