@@ -26,10 +26,6 @@ mutants() {
   shift
   cargo mutants --jobs 1 --timeout 120 --output "$STATE/mutants-$name" "${only[@]}" "$@" || missed=1
 }
-deciders=(deciders --workspace --file 'services/*/src/domain.rs' --file 'services/*/src/domain/*.rs')
-mutants "${deciders[@]}" -- --lib
-# What their unit tests miss the suites of their services may notice: only the second word counts.
-missed=0
-mutants "${deciders[@]}" --iterate
+mutants deciders --workspace --file 'services/*/src/domain.rs' --file 'services/*/src/domain/*.rs' -- --lib
 mutants core --package skald-saga -- --lib --test it
 [ "$missed" = 0 ] || fail "compare what was missed with docs/mutants.md"

@@ -7,10 +7,6 @@ use std::{panic::AssertUnwindSafe, process::ExitCode};
 use clap::{Parser, error::ErrorKind};
 use skald_sim::{Ended, Plan, Summary, simulate};
 
-/// A fifth of the time went into the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Runs the whole shop on a seed: production code, one step at a time, with faults and then calm
 #[derive(Parser)]
 #[command(name = "sim")]
