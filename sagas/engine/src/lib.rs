@@ -12,5 +12,5 @@ mod timer;
 pub use engine::{Applied, Engine, Patience};
 pub use instance::Instance;
 pub use metrics::Metrics;
-pub use store::{Listed, MIGRATION, Selection, due, list, load, save};
+pub use store::{Listed, MIGRATION, Open, Selection, due, list, load, open, save};
 pub use timer::{look, watch_deadlines};

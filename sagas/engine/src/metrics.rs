@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use contract::Trace;
-use eventlog::{Error, Log, Unit};
+use eventlog::Unit;
 use prometheus_client::{
     metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge},
     registry::Registry,
 };
 use saga::{Saga, Why, Word};
 
-use crate::store;
+use crate::Open;
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 /// The trace of one observation.
@@ -60,14 +60,13 @@ impl Metrics {
         registry.register("saga_stuck", "Sagas that are stuck now, by step, of all replicas", self.stuck.clone());
     }
 
-    /// Looks up how many instances are where; forgets it while the database is away.
-    ///
-    /// # Errors
-    /// What the database said.
-    pub async fn look<S: Saga>(&self, log: &Log) -> Result<(), Error> {
-        self.in_state.clear();
-        self.stuck.clear();
-        let open = store::open(&mut log.reader().await?.conn(), S::NAME).await?;
+    /// Shows how many instances are where, as [`open`](crate::open) tells it; nothing while nobody knows.
+    pub fn show<S: Saga>(&self, open: Option<&[Open]>) {
+        let Some(open) = open else {
+            self.in_state.clear();
+            self.stuck.clear();
+            return;
+        };
         // Also where there is none: a series that comes and goes can't be told from one that was never there.
         let step = |state: &str| S::State::parse(state).and_then(S::step).map(|step| step.name);
         for (state, its_step) in S::State::ALL.iter().filter_map(|state| Some((state.as_str(), step(state.as_str())?))) {
@@ -76,7 +75,6 @@ impl Metrics {
             let stuck = open.iter().filter(|row| row.1 != 0 && step(&row.0) == Some(its_step)).map(|row| row.2).sum();
             self.stuck.get_or_create(&[("saga", S::NAME), ("step", its_step)]).set(stuck);
         }
-        Ok(())
     }
 
     /// Counts once the transaction has committed: a batch may be decided more than once.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use contract::{Timestamp, Trace};
-use eventlog::{Conn, Error, Migration, for_update, insert_many, on, select_in};
+use eventlog::{Conn, Error, Log, Migration, for_update, insert_many, on, select_in};
 use saga::{Saga, Word};
 use uuid::Uuid;
 
@@ -109,13 +109,17 @@ pub async fn due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result<Vec<
         .await)?)
 }
 
-/// How many instances of a saga have not ended: state, whether they are stuck, count. By the index of deadlines, which each of them has.
+/// Instances that have not ended: their state, whether they are stuck, how many.
+pub type Open = (String, i64, i64);
+
+/// Counts the instances of a saga that have not ended. By the index of deadlines, which each of them has.
 ///
 /// # Errors
 /// What the database said.
-pub(crate) async fn open(conn: &mut Conn<'_>, saga: &str) -> Result<Vec<(String, i64, i64)>, Error> {
+pub async fn open<S: Saga>(log: &Log) -> Result<Vec<Open>, Error> {
+    let mut reader = log.reader().await?;
     let sql = "SELECT state, stuck, COUNT(*) FROM sagas WHERE saga = $1 AND due_us IS NOT NULL GROUP BY state, stuck";
-    Ok(on!(conn, |c| sqlx::query_as::<DB, (String, i64, i64)>(sql).bind(saga).fetch_all(c).await)?)
+    Ok(on!(&mut reader.conn(), |c| sqlx::query_as::<DB, Open>(sql).bind(S::NAME).fetch_all(c).await)?)
 }
 
 /// Which instances to list.

@@ -83,13 +83,10 @@ impl Metrics {
         self.with_registry(|registry| registry.register_collector(Box::new(log::LogCollector(logs))));
     }
 
-    /// All metrics as OpenMetrics text. Waits a second at most for what has to be looked up.
+    /// All metrics as OpenMetrics text, once everything that has to be looked up has been.
     pub async fn read(&self) -> String {
         let looks: Vec<Look> = locked(&self.looks).clone();
-        let looked = join_all(looks.iter().map(|look| look()));
-        if tokio::time::timeout(LOOK_TIMEOUT, looked).await.is_err() {
-            tracing::warn!("a database takes too long to say what stands in it; the metrics come without");
-        }
+        join_all(looks.iter().map(|look| look())).await;
         let mut text = String::new();
         text::encode(&mut text, &locked(&self.registry)).expect("writing to a string does not fail");
         text
@@ -103,6 +100,11 @@ impl Metrics {
     pub fn rpc(&self) -> RpcMetrics {
         self.rpc.clone()
     }
+}
+
+/// What is looked up, if it is there in time.
+pub async fn in_time<T, E>(look: impl Future<Output = Result<T, E>>) -> Option<T> {
+    tokio::time::timeout(LOOK_TIMEOUT, look).await.ok()?.ok()
 }
 
 /// A registry can't be left half-changed: a panic elsewhere does not spoil it.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use engine::{Engine, watch_deadlines};
 use eventlog::{Job, Migration, Opened, Writer, WriterLimits};
-use kit::{Idempotency, Metrics, Tasks, http::Routes};
+use kit::{Idempotency, Metrics, Tasks, http::Routes, metrics::in_time};
 use saga::order::OrderSaga;
 
 pub use config::Config;
@@ -65,7 +65,7 @@ pub fn build(deps: Deps) -> Service {
     metrics.look_before_reading(move || {
         let (sagas, log) = (sagas.clone(), looked.clone());
         // Without an answer they are missing; `/health` tells why.
-        async move { drop(sagas.look::<OrderSaga>(&log).await) }
+        async move { sagas.show::<OrderSaga>(in_time(engine::open::<OrderSaga>(&log)).await.as_deref()) }
     });
     metrics.register("circuit_breaker_state", "0 closed, 1 half open, 2 open", stock.breaker_state());
     let watchers = follow::Watchers::default();

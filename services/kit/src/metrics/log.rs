@@ -11,7 +11,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-use super::locked;
+use super::{in_time, locked};
 
 /// A log, and what it last looked like; nothing while its database is away.
 #[derive(Clone, Debug)]
@@ -26,10 +26,9 @@ impl Watched {
     }
 
     pub(super) async fn look(self) {
-        // Gone until it is known again, also if this takes too long.
-        *locked(&self.survey) = None;
-        // That the database is away is told by `/health`.
-        *locked(&self.survey) = self.log.survey().await.ok();
+        // Changed at once, because two may read the metrics at the same time. That the database is away is told by `/health`.
+        let survey = in_time(self.log.survey()).await;
+        *locked(&self.survey) = survey;
     }
 
     /// Seconds; 0 if nothing waits.
