@@ -77,7 +77,7 @@ impl Arrivals {
         });
         let placed = placed.collect();
         if let Some(claim) = linked.first() {
-            chains.save(unit.conn(), &claim.consumer).await?;
+            unit.seen = chains.moved(&claim.consumer);
         }
         if !parked.is_empty() {
             let now_us = unit.now().0;

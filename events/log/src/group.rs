@@ -5,19 +5,21 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use contract::{DeadLetter, Fault, Message, Timestamp, dead_letter::Cause, topics};
+use contract::{DeadLetter, Fault, Message, Timestamp, dead_letter::Cause};
 use tokio::sync::mpsc;
 
 use crate::{
     Answer, Claim, Database, Delivered, Error, Handled, Handler, IdempotencyKey, Item, Job, Log, Poison, Stored, Todo, Unit,
+    append::append,
     arrivals::{Arrivals, claim},
     backoff,
     db::Owned,
     dead_letter::{self, Letter},
-    for_update, insert_many,
+    for_update,
     observe::Story,
     on, read,
     unit::Told,
+    write_many,
     writer::{Entry, Outcome},
 };
 
@@ -329,8 +331,8 @@ impl<H: Handler> Task<H> {
         let now_us = unit.now().0;
         answers.sort_by_key(|(key, _)| key.key);
         if !answers.is_empty() {
-            insert_many!(
-                unit.conn(),
+            write_many!(
+                &mut unit,
                 "INSERT INTO idempotency (key, fingerprint, status, location, body, time_us)",
                 &answers,
                 |r| [
@@ -386,56 +388,4 @@ async fn stored_answers<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -> 
     keys.sort();
     let found = read::stored(unit.conn(), &keys).await?;
     Ok(found.into_iter().filter_map(|(key, stored)| Some((key.try_into().ok()?, stored))).collect())
-}
-
-/// Takes the head's lock, gives the rows their positions and writes them: the last thing a transaction locks.
-pub(crate) async fn append(unit: &mut Unit<'_>) -> Result<Vec<Arc<Message>>, Error> {
-    let rows = std::mem::take(&mut unit.rows);
-    if rows.is_empty() {
-        return Ok(Vec::new());
-    }
-    for row in &rows {
-        let Some((topic, bytes_max)) = row.topic.as_ref().and_then(|topic| Some((topic, topics::value_bytes_max(topic)?))) else {
-            continue;
-        };
-        let (kind, bytes) = (row.payload.kind, row.payload.data.len());
-        if bytes > bytes_max {
-            return Err(Error::TooLarge { kind, topic: topic.clone(), bytes, bytes_max });
-        }
-    }
-    let count = i64::try_from(rows.len()).expect("a batch is far smaller than 2^63");
-    let head: i64 = on!(unit.conn(), |c| {
-        sqlx::query_scalar::<DB, i64>("UPDATE head SET position = position + $1 RETURNING position")
-            .bind(count)
-            .fetch_one(c)
-            .await
-    })?;
-    let now = unit.now();
-    let first = head - count + 1;
-    let messages: Vec<Arc<Message>> =
-        rows.into_iter().zip(first..).map(|(row, position)| Arc::new(row.at(position, now))).collect();
-    insert_many!(
-        unit.conn(),
-        "INSERT INTO log (position, id, stream, version, topic, key, kind, schema, data, cause, correlation, traceparent, tracestate, time_us, actor)",
-        &messages,
-        |r| [
-            r.position,
-            r.id.0,
-            r.stream.as_str(),
-            r.version,
-            r.topic.as_deref(),
-            r.key.as_deref(),
-            r.kind.as_str(),
-            r.schema,
-            r.data.as_str(),
-            r.meta.cause.map(|cause| cause.0),
-            r.meta.correlation,
-            r.meta.trace.parent.as_deref(),
-            r.meta.trace.state.as_deref(),
-            r.time.0,
-            r.meta.actor.as_deref()
-        ],
-        ""
-    )?;
-    Ok(messages)
 }

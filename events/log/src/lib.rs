@@ -3,6 +3,7 @@
 //! Lives here: group commit, positions, progress, idempotency keys, the tail in memory, the dialects. Never here: what a
 //! message means. From here the flow goes to `events/bus`, which carries committed rows to the services that wait for them.
 
+mod append;
 mod arrivals;
 mod backoff;
 mod chain;

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, chain,
+    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored,
+    append::log,
+    chain,
     db::{Owned, Reader},
     migrate, on,
     tail::Tail,
@@ -66,13 +68,7 @@ pub struct Opened {
     pub connection: Owned,
 }
 
-/// The columns of the log in the order of [`StoredRow`].
-macro_rules! row_columns {
-    () => {
-        "position, id, stream, version, topic, key, kind, schema, data, cause, correlation, traceparent, tracestate, time_us, actor"
-    };
-}
-
+/// The columns of [`log!`].
 type StoredRow = (
     i64,
     Uuid,
@@ -192,7 +188,7 @@ impl Log {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
             "SELECT ",
-            row_columns!(),
+            log!(),
             " FROM log WHERE position > $1 ORDER BY position LIMIT $2"
         ))
         .bind(after)
@@ -222,7 +218,7 @@ impl Log {
         let mut reader = self.reader().await?;
         let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
             "SELECT ",
-            row_columns!(),
+            log!(),
             " FROM log WHERE stream = $1 AND version >= $2 ORDER BY version"
         ))
         .bind(stream)

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use contract::{Cause, DeadLetter, Encoded, Meta, Timestamp, record};
 
-use crate::{Conn, Database, Error, Handled, Handler, Job, Log, Poison, Unit, db::Owned, group, observe::Story, on, unit::Row};
+use crate::{
+    Conn, Database, Error, Handled, Handler, Job, Log, Poison, Unit, append::append, db::Owned, observe::Story, on, unit::Row,
+};
 
 /// A dead letter in the list.
 #[derive(Clone, Debug)]
@@ -134,7 +136,7 @@ pub async fn discard_parked(log: &Log, id: &str, actor: &str, reason: &str) -> R
     if let Some(record) = &record {
         let row = unit.id();
         append_note(&mut unit, format!("discarded-{row}"), 1, actor, &format!("discarded {id}: {reason}; it was {record}"));
-        group::append(&mut unit).await?;
+        append(&mut unit).await?;
     }
     connection.end(if record.is_some() { "COMMIT" } else { "ROLLBACK" }).await?;
     Ok(record.is_some())
@@ -199,7 +201,7 @@ pub async fn redrive<H: Handler>(
         error: if let Redriven::Still(poison) = &redriven { Some(poison.cause.as_str()) } else { None },
     });
     let story = Story::new(now, &unit.rows, handled.collect(), Vec::new(), std::mem::take(&mut unit.spans));
-    let rows = group::append(&mut unit).await?;
+    let rows = append(&mut unit).await?;
     connection.end(if dry_run { "ROLLBACK" } else { "COMMIT" }).await?;
     if !dry_run {
         story.tell(log, &rows);
@@ -218,7 +220,7 @@ pub async fn discard(log: &Log, listed: &Listed, actor: &str, reason: &str) -> R
     let is_taken = take(unit.conn(), listed, now_us).await?;
     if is_taken {
         note(&mut unit, listed, actor, &format!("discarded: {reason}"));
-        group::append(&mut unit).await?;
+        append(&mut unit).await?;
     }
     connection.end(if is_taken { "COMMIT" } else { "ROLLBACK" }).await?;
     Ok(is_taken)

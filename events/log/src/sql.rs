@@ -34,7 +34,7 @@ macro_rules! on {
 /// texts a table and all stay prepared. The head is a literal or made of some by `concat!`.
 #[macro_export]
 macro_rules! insert_many {
-    ($conn:expr, $head:expr, $rows:expr, |$row:ident| [$($value:expr),* $(,)?], $tail:literal) => {{
+    ($conn:expr, $head:expr, $rows:expr, |$row:ident| [$($value:expr),* $(,)?], $tail:expr) => {{
         let conn: &mut $crate::Conn<'_> = $conn;
         let head: &'static str = $head;
         let mut rest: &[_] = $rows;
@@ -43,10 +43,9 @@ macro_rules! insert_many {
             result = match conn {
                 $crate::Conn::Postgres(c) => {
                     let mut query = $crate::__sqlx::QueryBuilder::<$crate::__sqlx::Postgres>::new(head);
-                    let mut columns = query.push(" SELECT * FROM UNNEST(").separated(", ");
-                    // A column may be the same in every row.
-                    $(columns.push_bind(rest.iter().map(|$row| { let _ = $row; $value }).collect::<Vec<_>>());)*
-                    query.push(concat!(") ", $tail));
+                    query.push(" SELECT * FROM ");
+                    $crate::unnest!(query, rest, |$row| [$($value),*]);
+                    query.push(concat!(" ", $tail));
                     rest = &[];
                     query.build().execute(&mut **c).await.map(drop)
                 }
@@ -61,6 +60,38 @@ macro_rules! insert_many {
             };
         }
         result
+    }};
+}
+
+/// Writes many rows with the last statement of a unit: like [`insert_many!`], but PostgreSQL does it together with what is appended, so
+/// that a message alone waits for one answer. Nothing in the same unit can read these rows, and a table is written to once at most.
+#[macro_export]
+macro_rules! write_many {
+    ($unit:expr, $head:expr, $rows:expr, |$row:ident| [$($value:expr),* $(,)?], $tail:expr) => {{
+        let unit: &mut $crate::Unit<'_> = $unit;
+        let rows: &[_] = $rows;
+        if rows.is_empty() {
+            Ok(())
+        } else if let Some(query) = unit.write_later() {
+            query.push($head).push(" SELECT * FROM ");
+            $crate::unnest!(*query, rows, |$row| [$($value),*]);
+            query.push(concat!(" ", $tail, ")"));
+            Ok(())
+        } else {
+            $crate::insert_many!(unit.conn(), $head, rows, |$row| [$($value),*], $tail)
+        }
+    }};
+}
+
+/// Pushes `UNNEST(…)` to a query of PostgreSQL's: rows as an array a column.
+#[macro_export]
+macro_rules! unnest {
+    ($query:expr, $rows:expr, |$row:ident| [$($value:expr),* $(,)?]) => {{
+        let (query, rows) = (&mut $query, $rows);
+        let mut columns = query.push("UNNEST(").separated(", ");
+        // A column may be the same in every row.
+        $(columns.push_bind(rows.iter().map(|$row| { let _ = $row; $value }).collect::<Vec<_>>());)*
+        query.push(")");
     }};
 }
 

@@ -1,9 +1,10 @@
 //! The unit of work: one transaction in the making, as a service's handler sees it.
 
 use contract::{Encoded, Message, MessageId, Meta, Timestamp, Trace};
+use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use crate::{Conn, Env, Span};
+use crate::{Conn, Env, Span, chain::Seen};
 
 /// One thing to decide, with why it came.
 #[derive(Clone, Debug)]
@@ -29,6 +30,10 @@ pub struct Unit<'t> {
     env: &'t Env,
     now: Timestamp,
     pub(crate) rows: Vec<Row>,
+    pub(crate) seen: Vec<Seen>,
+    /// What PostgreSQL writes when the unit appends: the beginning of one statement.
+    pub(crate) writes: Option<QueryBuilder<Postgres>>,
+    writes_count: usize,
     pub(crate) refused: Vec<(usize, String)>,
     pub(crate) spans: Vec<Span>,
     pub(crate) once_committed: Vec<Told>,
@@ -78,13 +83,30 @@ impl Row {
 
 impl<'t> Unit<'t> {
     pub(crate) fn new(conn: Conn<'t>, env: &'t Env) -> Self {
-        let (rows, refused, spans, once_committed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { conn, env, now: env.now(), rows, refused, spans, once_committed }
+        let (rows, seen, refused, spans, once_committed) = Default::default();
+        Self { conn, env, now: env.now(), rows, seen, writes: None, writes_count: 0, refused, spans, once_committed }
     }
 
     /// The transaction's connection. Lock rows in key order, and before anything is appended.
     pub fn conn(&mut self) -> &mut Conn<'t> {
         &mut self.conn
+    }
+
+    /// Where `write_many!` puts an INSERT on PostgreSQL; the database does it when the unit appends.
+    #[doc(hidden)]
+    pub fn write_later(&mut self) -> Option<&mut QueryBuilder<Postgres>> {
+        let Conn::Postgres(_) = self.conn else { return None };
+        self.writes_count += 1;
+        let query = match self.writes.take() {
+            Some(mut query) => {
+                query.push(", ");
+                query
+            }
+            None => QueryBuilder::new("WITH "),
+        };
+        let query = self.writes.insert(query);
+        query.push(format_args!("w{} AS (", self.writes_count));
+        Some(query)
     }
 
     /// The one instant of this batch.

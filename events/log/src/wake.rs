@@ -1,28 +1,63 @@
 //! Wakes the other replicas of a service after a commit, by PostgreSQL's LISTEN and NOTIFY.
 //!
 //! Only a hint, sent after the commit and by a connection of its own: inside the transaction it would queue all commits of the
-//! server behind one lock. Whoever misses it looks up the head by its slow poll. Never here: what waits for the head.
+//! server behind one lock. Whoever misses it looks up the head by its slow poll. A replica that hears of no other one sends none but
+//! a sign of life now and then. Never here: what waits for the head.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
+use contract::Timestamp;
 use sqlx::{Connection, PgConnection, postgres::PgListener};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{Database, Error, Log, backoff};
 
 const CHANNEL: &str = "skald_head";
 /// Commits within this time share one hint.
 const TOGETHER: Duration = Duration::from_millis(2);
+/// How often a replica gives a sign of life, and how long after one there is somebody to tell.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+const ALIVE_FOR: Duration = Duration::from_secs(3);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(5);
+
+/// What a replica tells: who it is, and how far the log is.
+struct Hint {
+    replica: Uuid,
+    position: i64,
+}
+
+impl std::fmt::Display for Hint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.replica, self.position)
+    }
+}
+
+impl FromStr for Hint {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (replica, position) = text.split_once(' ').ok_or(())?;
+        Ok(Self { replica: replica.parse().map_err(drop)?, position: position.parse().map_err(drop)? })
+    }
+}
+
+/// This replica, and when it last heard of another one.
+struct Replica {
+    id: Uuid,
+    heard: watch::Sender<Option<Timestamp>>,
+}
 
 impl Log {
     /// Tells other replicas of this process' commits and hears of theirs, until `stop`. Nothing to do on SQLite.
     pub async fn exchange_wake_ups(self, stop: CancellationToken) {
         let Database::Postgres(url) = self.database().clone() else { return };
+        let replica = Replica { id: self.env().id(), heard: watch::Sender::new(None) };
         tokio::join!(
-            self.again("tell other replicas of commits", &stop, || self.tell(&url)),
-            self.again("hear of other replicas' commits", &stop, || self.hear(&url)),
+            self.again("tell other replicas of commits", &stop, || self.tell(&url, &replica)),
+            self.again("hear of other replicas' commits", &stop, || self.hear(&url, &replica)),
         );
     }
 
@@ -42,33 +77,39 @@ impl Log {
         }
     }
 
-    async fn tell(&self, url: &str) -> Result<(), Error> {
+    async fn tell(&self, url: &str, replica: &Replica) -> Result<(), Error> {
         let mut connection = PgConnection::connect_with(&Database::postgres(url)?).await?;
         // A hint is not worth a wait for the disk.
         sqlx::query("SET synchronous_commit = off").execute(&mut connection).await?;
-        let mut committed = self.own_commits();
+        let (mut committed, mut heard) = (self.own_commits(), replica.heard.subscribe());
         loop {
-            committed.changed().await.map_err(|_| Error::Closed)?;
-            let position = *committed.borrow_and_update();
-            sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(position.to_string()).execute(&mut connection).await?;
+            let hint = Hint { replica: replica.id, position: *committed.borrow_and_update() };
+            sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(hint.to_string()).execute(&mut connection).await?;
             self.env().sleep(TOGETHER).await;
+            let last_heard = *heard.borrow_and_update();
+            let has_peer = last_heard.is_some_and(|last| self.env().now() < last.plus(ALIVE_FOR));
+            tokio::select! {
+                changed = committed.changed(), if has_peer => changed.map_err(|_| Error::Closed)?,
+                // A replica that begins is to hear at once that it is not alone.
+                changed = heard.changed(), if !has_peer => changed.map_err(|_| Error::Closed)?,
+                () = self.env().sleep(ALIVE_EVERY) => {}
+            }
         }
     }
 
-    async fn hear(&self, url: &str) -> Result<(), Error> {
+    async fn hear(&self, url: &str, replica: &Replica) -> Result<(), Error> {
         let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_lazy_with(Database::postgres(url)?);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
         // What was committed before the first hint could come.
         self.refresh().await?;
         loop {
-            match listener.try_recv().await? {
-                Some(hint) => {
-                    if let Ok(position) = hint.payload().parse() {
-                        self.heard(position);
-                    }
-                }
-                None => return Err(Error::Closed),
+            let Some(hint) = listener.try_recv().await? else { return Err(Error::Closed) };
+            if let Ok(Hint { replica: from, position }) = hint.payload().parse()
+                && from != replica.id
+            {
+                replica.heard.send_replace(Some(self.env().now()));
+                self.heard(position);
             }
         }
     }

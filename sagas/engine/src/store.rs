@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use contract::{Timestamp, Trace};
-use eventlog::{Conn, Error, Log, Migration, for_update, insert_many, on, select_in};
+use eventlog::{Conn, Error, Log, Migration, Unit, for_update, on, select_in, write_many};
 use saga::{Saga, Word};
 use uuid::Uuid;
 
@@ -66,13 +66,13 @@ fn instance<S: Saga>(row: Row) -> Result<Instance<S>, Error> {
 ///
 /// # Errors
 /// What the database said.
-pub async fn save<S: Saga>(conn: &mut Conn<'_>, instances: &[&Instance<S>]) -> Result<(), Error> {
+pub async fn save<S: Saga>(unit: &mut Unit<'_>, instances: &[&Instance<S>]) -> Result<(), Error> {
     let rows: Vec<(&Instance<S>, String)> = instances
         .iter()
         .map(|instance| (*instance, serde_json::to_string(&instance.context).expect("a saga's context has string keys only")))
         .collect();
-    insert_many!(
-        conn,
+    write_many!(
+        unit,
         concat!("INSERT INTO sagas (saga, ", columns!(), ")"),
         &rows,
         |r| [

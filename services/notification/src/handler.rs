@@ -159,7 +159,7 @@ impl eventlog::Handler for Handler {
             }));
         }
         let changed: Vec<&Row> = rows.values().flatten().filter(|row| row.changed).collect();
-        store::save(unit.conn(), &changed).await?;
+        store::save(unit, &changed).await?;
         Ok(done)
     }
 

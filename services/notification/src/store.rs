@@ -3,7 +3,7 @@
 //! Never here: rules. From here the flow goes to `handler.rs`, which decides on what was loaded, and to `http.rs`.
 
 use contract::{CustomerId, MessageId, Meta, Timestamp, Trace};
-use eventlog::{Conn, Error, Log, for_update, insert_many, on, select_in};
+use eventlog::{Conn, Error, Log, Unit, for_update, on, select_in, write_many};
 use uuid::Uuid;
 
 use crate::domain::{Notification, Status};
@@ -81,9 +81,9 @@ pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<Vec<Row
 }
 
 /// Writes notifications back, with one statement a run.
-pub(crate) async fn save(conn: &mut Conn<'_>, rows: &[&Row]) -> Result<(), Error> {
-    insert_many!(
-        conn,
+pub(crate) async fn save(unit: &mut Unit<'_>, rows: &[&Row]) -> Result<(), Error> {
+    write_many!(
+        unit,
         concat!("INSERT INTO notifications (", columns!(), ")"),
         rows,
         |r| [

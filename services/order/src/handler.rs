@@ -117,8 +117,8 @@ impl eventlog::Handler for Handler {
         batch.changed.dedup();
         let changed: Vec<&Instance<OrderSaga>> = batch.changed.iter().filter_map(|id| sagas.get(id)).collect();
         let now = unit.now();
-        store::insert(unit.conn(), &batch.placed, now).await?;
-        engine::save(unit.conn(), &changed).await?;
+        store::insert(unit, &batch.placed, now).await?;
+        engine::save(unit, &changed).await?;
         Ok(done)
     }
 

@@ -3,7 +3,7 @@
 //! Never here: rules. The saga's own row is the engine's; it is joined here to tell an order's status.
 
 use contract::{CustomerId, Money, OrderId, Timestamp, order::Line};
-use eventlog::{Conn, Error, Migration, insert_many, on};
+use eventlog::{Conn, Error, Migration, Unit, on, write_many};
 use saga::{
     Saga, Word,
     order::{OrderSaga, State},
@@ -84,11 +84,11 @@ impl Order {
     }
 }
 
-pub(crate) async fn insert(conn: &mut Conn<'_>, placed: &[Placed], now: Timestamp) -> Result<(), Error> {
+pub(crate) async fn insert(unit: &mut Unit<'_>, placed: &[Placed], now: Timestamp) -> Result<(), Error> {
     let rows: Vec<(&Placed, String)> =
         placed.iter().map(|order| (order, serde_json::to_string(&order.lines).expect("lines have string keys only"))).collect();
-    insert_many!(
-        conn,
+    write_many!(
+        unit,
         "INSERT INTO orders (order_id, customer_id, lines, total_minor, currency, placed_us)",
         &rows,
         |r| [r.0.order_id.0, r.0.customer_id.0, r.1.as_str(), r.0.total.amount_minor, r.0.total.currency.as_str(), now.0],

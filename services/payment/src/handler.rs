@@ -220,7 +220,7 @@ impl eventlog::Handler for Handler {
         }
         let now_us = unit.now().0;
         let changed: Vec<&Row> = rows.values().filter(|row| row.changed).collect();
-        store::save(unit.conn(), &changed, now_us).await?;
+        store::save(unit, &changed, now_us).await?;
         books.save(unit).await?;
         Ok(done)
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use contract::{CustomerId, MessageId, Meta, Money, OrderId, Timestamp, Trace, payment::Operation};
-use eventlog::{Conn, Error, Log, for_update, insert_many, on, select_in};
+use eventlog::{Conn, Error, Log, Unit, for_update, on, select_in, write_many};
 use sqlx::{ColumnIndex, Decode, FromRow, Type};
 use uuid::Uuid;
 
@@ -171,9 +171,9 @@ async fn select(conn: &mut Conn<'_>, orders: &[Uuid], tail: &str) -> Result<Vec<
 }
 
 /// Writes payments back, with one statement a run.
-pub(crate) async fn save(conn: &mut Conn<'_>, rows: &[&Row], now_us: i64) -> Result<(), Error> {
-    insert_many!(
-        conn,
+pub(crate) async fn save(unit: &mut Unit<'_>, rows: &[&Row], now_us: i64) -> Result<(), Error> {
+    write_many!(
+        unit,
         concat!("INSERT INTO payments (", columns!(), ", time_us)"),
         rows,
         |r| [

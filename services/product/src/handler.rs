@@ -179,10 +179,10 @@ impl Batch {
         let now = unit.now();
         let reservations: Vec<_> = self.changed.reservations.iter().map(|id| (*id, &self.reservations[id])).collect();
         let items = |ids: &BTreeSet<ProductId>| ids.iter().map(|id| &self.items[id]).collect::<Vec<_>>();
-        store::save_reservations(unit.conn(), &reservations, now).await?;
-        store::save_products(unit.conn(), &items(&self.changed.products)).await?;
+        store::save_reservations(unit, &reservations, now).await?;
+        store::save_products(unit, &items(&self.changed.products)).await?;
         memory::remember(&items(&self.changed.stock));
-        store::save_stock(unit.conn(), &items(&self.changed.stock)).await
+        store::save_stock(unit, &items(&self.changed.stock)).await
     }
 }
 

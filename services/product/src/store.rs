@@ -4,7 +4,7 @@
 //! From here the flow goes to `handler.rs` (the writer's side) and to `http.rs` and `grpc.rs` (the readers' side).
 
 use contract::{Money, OrderId, Timestamp, product::StockLine};
-use eventlog::{Conn, Error, Migration, for_update, insert_many, on, select_in};
+use eventlog::{Conn, Error, Migration, Unit, for_update, on, select_in, write_many};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -110,9 +110,9 @@ fn containing(text: &str) -> String {
 }
 
 /// Writes products that were added or changed; sorted by id.
-pub(crate) async fn save_products(conn: &mut Conn<'_>, items: &[&Item]) -> Result<(), Error> {
-    insert_many!(
-        conn,
+pub(crate) async fn save_products(unit: &mut Unit<'_>, items: &[&Item]) -> Result<(), Error> {
+    write_many!(
+        unit,
         "INSERT INTO products (product_id, sku, title, category, price_minor, currency, removed, version, added_us, search)",
         items,
         |r| [
@@ -135,9 +135,9 @@ pub(crate) async fn save_products(conn: &mut Conn<'_>, items: &[&Item]) -> Resul
 }
 
 /// Writes the stock of products, whose pieces moved; sorted by id.
-pub(crate) async fn save_stock(conn: &mut Conn<'_>, items: &[&Item]) -> Result<(), Error> {
-    insert_many!(
-        conn,
+pub(crate) async fn save_stock(unit: &mut Unit<'_>, items: &[&Item]) -> Result<(), Error> {
+    write_many!(
+        unit,
         "INSERT INTO stock (product_id, on_hand, reserved, sold, added)",
         items,
         |r| [r.product_id.0, r.stock.on_hand, r.stock.reserved, r.stock.sold, r.stock.added],
@@ -200,13 +200,13 @@ fn columns(state: &Reservation) -> (&'static str, String, Option<String>, i64) {
 
 /// Writes reservations that were made or changed at `now`; sorted by order id.
 pub(crate) async fn save_reservations(
-    conn: &mut Conn<'_>,
+    unit: &mut Unit<'_>,
     changed: &[(OrderId, &Versioned)],
     now: Timestamp,
 ) -> Result<(), Error> {
     let rows: Vec<_> = changed.iter().map(|(id, kept)| (id.0, columns(&kept.state), kept.version)).collect();
-    insert_many!(
-        conn,
+    write_many!(
+        unit,
         "INSERT INTO reservations (order_id, status, lines, refusal, restocked, version, changed_us)",
         &rows,
         |r| [r.0, r.1.0, r.1.1.as_str(), r.1.2.as_deref(), r.1.3, r.2, now.0],

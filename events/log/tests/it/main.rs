@@ -7,3 +7,4 @@ mod fixture;
 mod many;
 mod observe;
 mod open;
+mod wake;

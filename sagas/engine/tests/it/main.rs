@@ -51,7 +51,7 @@ impl Handler for Host {
                 Work::Due => due.iter().filter_map(|id| Some(self.0.deadline(unit, sagas.get_mut(id)?).1)).collect(),
             });
         }
-        skald_engine::save(unit.conn(), &sagas.values().collect::<Vec<_>>()).await?;
+        skald_engine::save(unit, &sagas.values().collect::<Vec<_>>()).await?;
         Ok(done)
     }
 

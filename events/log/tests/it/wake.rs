@@ -1,0 +1,75 @@
+//! Hints between replicas: they hear of each other's commits, and one that is alone keeps quiet.
+
+use std::time::Duration;
+
+use skald_log::testing::TestDatabase;
+use skald_log::{Database, Log};
+use sqlx::postgres::PgListener;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::fixture::{count, start};
+
+/// A commit is heard of at once; this only bounds a test that fails.
+const SOON: Duration = Duration::from_secs(20);
+
+#[expect(clippy::disallowed_methods, reason = "a test has no tasks of a process")]
+fn spawn(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(future)
+}
+
+async fn reaches(log: &Log, position: i64) {
+    let mut head = log.head();
+    timeout(SOON, head.wait_for(|head| *head >= position)).await.expect("nobody told of a commit").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_hear_of_each_others_commits() {
+    let database = TestDatabase::fresh().await;
+    let (one, two, stop) = (start(&database).await, start(&database).await, CancellationToken::new());
+    let mut exchanges = Vec::new();
+    for replica in [&one, &two] {
+        exchanges.push(spawn(replica.log().clone().exchange_wake_ups(stop.clone())));
+    }
+    if let Database::Postgres(_) = database.database {
+        // Whoever begins to listen looks up the head once; what comes later is told, or never known.
+        for round in 0..3 {
+            one.submit(count("a")).await.unwrap();
+            reaches(two.log(), 2 * round + 1).await;
+            two.submit(count("a")).await.unwrap();
+            reaches(one.log(), 2 * round + 2).await;
+        }
+        stop.cancel();
+    }
+    // On SQLite there is one process, and nothing to exchange: these have ended by themselves.
+    for exchange in exchanges {
+        timeout(SOON, exchange).await.expect("it ends when it is told to").unwrap();
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_alone_tells_nobody_of_each_commit() {
+    let database = TestDatabase::fresh().await;
+    let (alone, stop) = (start(&database).await, CancellationToken::new());
+    let exchange = spawn(alone.log().clone().exchange_wake_ups(stop.clone()));
+    if let Database::Postgres(url) = &database.database {
+        let mut ear = PgListener::connect(url).await.unwrap();
+        ear.listen("skald_head").await.unwrap();
+        let sign_of_life = timeout(SOON, ear.recv()).await.expect("no sign of life").unwrap();
+        assert!(sign_of_life.payload().ends_with(" 0"), "{}", sign_of_life.payload());
+        for _ in 0..50 {
+            alone.submit(count("a")).await.unwrap();
+        }
+        let mut hints = 0;
+        // The next sign of life after all commits tells where they led.
+        while !timeout(SOON, ear.recv()).await.expect("no sign of life").unwrap().payload().ends_with(" 50") {
+            hints += 1;
+        }
+        assert!(hints < 25, "{hints} hints of 50 commits");
+        stop.cancel();
+    }
+    timeout(SOON, exchange).await.expect("it ends when it is told to").unwrap();
+    alone.stop().await;
+}
