@@ -1,15 +1,14 @@
-//! The last thing a transaction does: takes the head's lock, gives the rows their positions and writes them, and with them what was
-//! seen of other logs.
+//! The last thing a transaction does: takes the head's lock, gives the rows their positions and writes them.
 //!
-//! PostgreSQL does all of it in one statement, together with the rows that the handler writes: a message alone waits for one answer, and
-//! the head is locked for less long. Never here: what is appended.
+//! PostgreSQL does it in one statement, together with everything that `write_many!` has left for it: a message alone waits for one answer,
+//! and the head is locked for less long. Never here: what is appended.
 
 use std::sync::Arc;
 
 use contract::{Message, topics};
 use sqlx::{Postgres, QueryBuilder};
 
-use crate::{Conn, Error, Unit, chain, insert_many, unnest};
+use crate::{Conn, Error, Unit, insert_many, unnest};
 
 /// The columns of the log, and a row's values in their order for `insert_many!` and `unnest!`.
 macro_rules! log {
@@ -47,7 +46,7 @@ pub(crate) use log;
 
 /// Takes the head's lock, gives the rows their positions and writes them, with whatever else is left to write.
 pub(crate) async fn append(unit: &mut Unit<'_>) -> Result<Vec<Arc<Message>>, Error> {
-    let (rows, seen) = (std::mem::take(&mut unit.rows), std::mem::take(&mut unit.seen));
+    let rows = std::mem::take(&mut unit.rows);
     for row in &rows {
         let Some((topic, bytes_max)) = row.topic.as_ref().and_then(|topic| Some((topic, topics::value_bytes_max(topic)?))) else {
             continue;
@@ -57,7 +56,6 @@ pub(crate) async fn append(unit: &mut Unit<'_>) -> Result<Vec<Arc<Message>>, Err
             return Err(Error::TooLarge { kind, topic: topic.clone(), bytes, bytes_max });
         }
     }
-    chain::keep(unit, &seen).await?;
     let (now, writes) = (unit.now(), unit.writes.take());
     // Positions after the head, which is known only with its lock.
     let mut messages: Vec<Message> = rows.into_iter().zip(1..).map(|(row, place)| row.at(place, now)).collect();

@@ -77,7 +77,7 @@ impl Arrivals {
         });
         let placed = placed.collect();
         if let Some(claim) = linked.first() {
-            unit.seen = chains.moved(&claim.consumer);
+            chains.save(unit, &claim.consumer).await?;
         }
         if !parked.is_empty() {
             let now_us = unit.now().0;

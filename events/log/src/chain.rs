@@ -26,11 +26,11 @@ pub enum Place {
 /// What has been seen of each source in one partition.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
-    sources: Vec<Known>,
+    sources: Vec<Seen>,
 }
 
 #[derive(Clone, Debug)]
-struct Known {
+struct Seen {
     source: Source,
     last: i64,
     moved: bool,
@@ -60,17 +60,17 @@ impl Chain {
         }
         match found {
             Some(index) => {
-                let known = &mut self.sources[index];
-                (known.last, known.moved) = (link.sequence, true);
+                let seen = &mut self.sources[index];
+                (seen.last, seen.moved) = (link.sequence, true);
             }
-            None => self.sources.push(Known { source: link.source.clone(), last: link.sequence, moved: true }),
+            None => self.sources.push(Seen { source: link.source.clone(), last: link.sequence, moved: true }),
         }
         Place::Next
     }
 
     /// Takes what is known from elsewhere, such as a row of `seen`.
     pub fn know(&mut self, source: Source, last: i64) {
-        self.sources.push(Known { source, last, moved: false });
+        self.sources.push(Seen { source, last, moved: false });
     }
 }
 
@@ -114,39 +114,21 @@ impl Chains {
         &mut self.of[index].2
     }
 
-    /// What has moved, as rows of `seen`.
-    pub(crate) fn moved(&self, consumer: &str) -> Vec<Seen> {
-        let of = self.of.iter().flat_map(|(topic, partition, chain)| {
-            chain.sources.iter().filter(|known| known.moved).map(|known| Seen {
-                consumer: consumer.to_owned(),
-                topic: topic.clone(),
-                partition: *partition,
-                source: known.source.to_string(),
-                last: known.last,
-            })
-        });
-        of.collect()
+    pub(crate) async fn save(&self, unit: &mut Unit<'_>, consumer: &str) -> Result<(), Error> {
+        let mut moved: Vec<(&str, i64, String, i64)> = Vec::new();
+        for (topic, partition, chain) in &self.of {
+            let sources = chain.sources.iter().filter(|seen| seen.moved);
+            moved.extend(sources.map(|seen| (topic.as_str(), *partition, seen.source.to_string(), seen.last)));
+        }
+        write_many!(
+            unit,
+            "INSERT INTO seen (consumer, topic, partition, source, last_sequence)",
+            &moved,
+            |r| [consumer, r.0, r.1, r.2.as_str(), r.3],
+            "ON CONFLICT (consumer, topic, partition, source) DO UPDATE SET last_sequence = excluded.last_sequence"
+        )?;
+        Ok(())
     }
-}
-
-/// A row of `seen`: the last sequence of a source that a consumer has handled in a partition.
-pub(crate) struct Seen {
-    pub consumer: String,
-    pub topic: String,
-    pub partition: i64,
-    pub source: String,
-    pub last: i64,
-}
-
-/// Keeps what has moved.
-pub(crate) async fn keep(unit: &mut Unit<'_>, moved: &[Seen]) -> Result<(), Error> {
-    Ok(write_many!(
-        unit,
-        "INSERT INTO seen (consumer, topic, partition, source, last_sequence)",
-        moved,
-        |r| [r.consumer.as_str(), r.topic.as_str(), r.partition, r.source.as_str(), r.last],
-        "ON CONFLICT (consumer, topic, partition, source) DO UPDATE SET last_sequence = excluded.last_sequence"
-    )?)
 }
 
 /// A message that waits for the one before it.

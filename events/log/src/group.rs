@@ -1,7 +1,8 @@
 //! Group commit: whatever has gathered in the queue is decided in memory and appended in one transaction.
 //!
 //! The order inside a transaction is always the same, so that replicas never deadlock: progress; the handler's rows, sorted by
-//! key; idempotency keys, sorted; then the head and the log. One that loses leaves the batch, and never fails its neighbours.
+//! key; idempotency keys, sorted; then the head and the log. PostgreSQL writes new rows together with these two (ADR 0016). One that
+//! loses leaves the batch, and never fails its neighbours.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -4,7 +4,7 @@ use contract::{Encoded, Message, MessageId, Meta, Timestamp, Trace};
 use sqlx::{Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use crate::{Conn, Env, Span, chain::Seen};
+use crate::{Conn, Env, Span};
 
 /// One thing to decide, with why it came.
 #[derive(Clone, Debug)]
@@ -30,7 +30,6 @@ pub struct Unit<'t> {
     env: &'t Env,
     now: Timestamp,
     pub(crate) rows: Vec<Row>,
-    pub(crate) seen: Vec<Seen>,
     /// What PostgreSQL writes when the unit appends: the beginning of one statement.
     pub(crate) writes: Option<QueryBuilder<Postgres>>,
     writes_count: usize,
@@ -83,8 +82,8 @@ impl Row {
 
 impl<'t> Unit<'t> {
     pub(crate) fn new(conn: Conn<'t>, env: &'t Env) -> Self {
-        let (rows, seen, refused, spans, once_committed) = Default::default();
-        Self { conn, env, now: env.now(), rows, seen, writes: None, writes_count: 0, refused, spans, once_committed }
+        let (rows, refused, spans, once_committed) = Default::default();
+        Self { conn, env, now: env.now(), rows, writes: None, writes_count: 0, refused, spans, once_committed }
     }
 
     /// The transaction's connection. Lock rows in key order, and before anything is appended.
