@@ -145,6 +145,11 @@ pub(crate) async fn run(service: Service) -> ExitCode {
     let delay = Duration::from_millis(shared.stop_delay_ms);
     let running = match start(service, Start { shared, database, kafka }).await {
         Ok(running) => running,
+        // A rolling restart may stop what still waits for its database: nothing was begun, so nothing went wrong.
+        Err(error @ Error::Stopped) => {
+            tracing::info!("{error}");
+            return ExitCode::SUCCESS;
+        }
         Err(error) => return cli::environment(&error),
     };
     print!("{}", running.told);

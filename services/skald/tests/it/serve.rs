@@ -138,11 +138,6 @@ impl Served {
         Self { child, address: address.unwrap_or_else(|| panic!("it did not start: {}", log())) }
     }
 
-    fn signal(&self, signal: &str) {
-        let told = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(told.success());
-    }
-
     fn wait(mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -163,6 +158,11 @@ impl Drop for Served {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn signal(child: &Child, signal: &str) {
+    let told = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(told.success());
 }
 
 fn command(home: &Path, service: &str, flags: &[&str]) -> Command {
@@ -223,7 +223,7 @@ async fn each_service_is_a_process_with_a_door_of_its_own_and_tokens_cross_betwe
 async fn told_to_stop_it_says_so_first_serves_on_for_a_moment_and_ends_well() {
     let home = home();
     let user = Served::start(home.path(), "user", &["--stop-delay-ms", "2000"]);
-    user.signal("-TERM");
+    signal(&user.child, "-TERM");
     eventually("it is not ready any more", async || match user.get("/readyz").await.status.as_u16() {
         503 => Ok(()),
         status => Err(status.to_string()),
@@ -236,6 +236,23 @@ async fn told_to_stop_it_says_so_first_serves_on_for_a_moment_and_ends_well() {
 }
 
 #[test]
+fn told_to_stop_while_it_waits_for_its_database_it_ends_well() {
+    let away = "postgres://skald:hidden@127.0.0.1:1/user";
+    let mut child = skald()
+        .args(["serve", "user", "--kafka", NO_KAFKA, "--listen", "127.0.0.1:0", "--database", away])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("trying again")), "it does not wait");
+    signal(&child, "-TERM");
+    assert!(said.any(|line| line.contains("told to stop before it had started")));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_sqlite_file_has_one_process_and_its_directory_one_shop() {
     let home = home();
     let user = Served::start(home.path(), "user", &[]);
@@ -245,7 +262,7 @@ fn a_sqlite_file_has_one_process_and_its_directory_one_shop() {
     assert!(said.contains("another process is using") && said.contains("user.db"), "{said}");
     refused(3, &["up", "--listen", "127.0.0.1:0", "--data", home.path().to_str().unwrap()]);
     let _beside = Served::start(home.path(), "notification", &["--jwks", "http://127.0.0.1:1/jwks"]);
-    user.signal("-INT");
+    signal(&user.child, "-INT");
     assert_eq!(user.wait().code(), Some(0));
     Served::start(home.path(), "user", &[]);
 }
