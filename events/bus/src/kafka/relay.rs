@@ -34,6 +34,8 @@ const RETRY_CAP: Duration = Duration::from_secs(5);
 /// How long a leader that must not publish waits before it looks again.
 const BARRED: Duration = Duration::from_secs(5);
 const ASK: Duration = Duration::from_secs(10);
+/// What the producer's troubles are told under.
+const PUBLISHING: &str = "kafka (publishing)";
 /// 4 MiB, as the topics of dead letters take.
 const MESSAGE_BYTES_MAX: &str = "4194304";
 
@@ -46,7 +48,9 @@ pub async fn relay(log: Log, kafka: Kafka, health: Health, stop: CancellationTok
     loop {
         let pause = match candidate.lead(LEASE).await {
             Ok(None) => {
+                // Whoever does not publish has no trouble with it: what the last producer told must not outlive it.
                 relay.health.tell("relay", None);
+                relay.health.tell(PUBLISHING, None);
                 failures = 0;
                 RENEW
             }
@@ -286,12 +290,12 @@ impl ClientContext for Reports {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        global_error(&self.health, "kafka (publishing)", &error, reason);
+        global_error(&self.health, PUBLISHING, &error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
         if is_up(&statistics) {
-            self.health.tell("kafka (publishing)", None);
+            self.health.tell(PUBLISHING, None);
         }
     }
 }

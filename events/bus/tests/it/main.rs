@@ -13,8 +13,13 @@ use std::{
 };
 
 use contract::{Cause, Encoded, Message, Meta};
-use eventlog::{Env, Error, Handler, Job, Log, New, Poison, Stored, Unit, Writer, WriterLimits, on, testing::TestDatabase};
-use skald_bus::{Consumer, Embedded, consume};
+use eventlog::{
+    Candidate, Env, Error, Handler, Job, Log, New, Poison, Stored, Unit, Writer, WriterLimits, on, testing::TestDatabase,
+};
+use skald_bus::{
+    Consumer, Embedded, consume,
+    kafka::{Health, Kafka, LEASE, relay},
+};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -129,14 +134,14 @@ fn spawn(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(future)
 }
 
-/// Waits for a condition, at most ten seconds.
+/// Waits for a condition, at most thirty seconds.
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !condition().await {
             tokio::task::yield_now().await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(10), waiting).await.is_ok(), "waited in vain: {what}");
+    assert!(tokio::time::timeout(Duration::from_secs(30), waiting).await.is_ok(), "waited in vain: {what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,5 +253,25 @@ async fn a_source_that_is_behind_its_consumer_is_refused() {
     let ahead = Embedded::new("sink", source.writer.log().clone(), &[EVENTS], 5).err().unwrap();
     assert_eq!((ahead.progress, ahead.head), (4, 3));
     assert!(ahead.to_string().contains("Restore all databases from the same backup"), "{ahead}");
+    source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_that_is_away_is_no_trouble_of_a_replica_that_leads_no_more() {
+    let test = TestDatabase::fresh().await;
+    let source = Running::start("source", &test).await;
+    let log = source.writer.log().clone();
+    // Nobody listens on port 1.
+    let kafka = Kafka::new(vec![("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())]);
+    let (health, stop) = (Health::default(), CancellationToken::new());
+    let relay = spawn(relay(log.clone(), kafka, health.clone(), stop.clone()));
+    until("the leader tells that Kafka is away", async || health.problem().is_some_and(|told| told.contains("away"))).await;
+    // It is stuck in its question to Kafka, and its lease ends: another replica leads from then on.
+    let mut other = Candidate::new(log.clone());
+    until("another one leads", async || other.lead(LEASE * 100).await.unwrap().is_some()).await;
+    until("the old leader has nothing to tell", async || health.problem().is_none()).await;
+    stop.cancel();
+    relay.await.unwrap();
+    drop(log);
     source.stop().await;
 }

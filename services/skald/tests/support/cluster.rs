@@ -160,7 +160,7 @@ impl Cluster {
         for replica in self.replicas.iter().filter(|replica| replica.child.is_some()) {
             eventually(&format!("a replica of {} is ready", replica.service), async || {
                 let mut client = super::client::Client::new(replica.address, None);
-                match client.get("/readyz").await {
+                match client.get("/health").await {
                     // Whoever has not joined its group yet takes requests, but is `degraded`.
                     Ok(reply) if reply.body.starts_with(b"{\"status\":\"ok\"") => Ok(()),
                     Ok(reply) => Err(String::from_utf8_lossy(&reply.body).into_owned()),
@@ -243,7 +243,7 @@ impl Drop for Cluster {
             }
             if std::thread::panicking() {
                 let log = std::fs::read_to_string(&replica.log).unwrap_or_default();
-                let last: Vec<&str> = log.lines().rev().take(25).collect();
+                let last: Vec<&str> = log.lines().rev().filter(|line| !line.contains(": answered ")).take(40).collect();
                 let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
                 eprintln!("the end of the log of {}:\n{last}\n", replica.log.display());
             }
