@@ -32,12 +32,9 @@ impl Arrivals {
     pub(crate) async fn place<'b, W>(
         &mut self,
         unit: &mut Unit<'_>,
+        mut chains: Chains<'b>,
         deliveries: &[(&'b Claim, &'b [Item<W>])],
     ) -> Result<Vec<Vec<(&'b Item<W>, Option<&'static str>)>>, Error> {
-        let is_linked = |item: &Item<W>| matches!(item.message, Arrived::Linked(..));
-        let linked: Vec<&Claim> =
-            deliveries.iter().filter(|(_, items)| items.iter().any(is_linked)).map(|(claim, _)| *claim).collect();
-        let mut chains = Chains::load(unit.conn(), &linked).await?;
         let mut parked: Vec<Parked<'_>> = Vec::new();
         let mut released = Vec::new();
         let placed = deliveries.iter().map(|(claim, items)| {
@@ -47,7 +44,7 @@ impl Arrivals {
                     left.push((item, None));
                     continue;
                 };
-                let chain = chains.get(&claim.topic, claim.partition);
+                let chain = chains.get(claim);
                 let place = chain.place(link);
                 match place {
                     Place::Next => left.push((item, None)),
@@ -76,9 +73,7 @@ impl Arrivals {
             left
         });
         let placed = placed.collect();
-        if let Some(claim) = linked.first() {
-            chains.save(unit, &claim.consumer).await?;
-        }
+        chains.save(unit).await?;
         if !parked.is_empty() {
             let now_us = unit.now().0;
             chain::park(unit.conn(), &parked, now_us).await?;
@@ -115,9 +110,11 @@ impl Arrivals {
     }
 }
 
-/// Moves the progress of every delivery, in key order; tells which entries lost.
-pub(crate) async fn claim<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -> Result<Vec<bool>, Error> {
-    let mut lost = vec![false; batch.len()];
+/// Moves the progress of every delivery, in key order; tells which entries lost, and what has been seen where the others begin.
+///
+/// That comes out of the very row that is locked: read by a statement of its own beside it, it could be older than the lock.
+pub(crate) async fn claim<'b, H: Handler>(unit: &mut Unit<'_>, batch: &'b [Entry<H>]) -> Result<(Vec<bool>, Chains<'b>), Error> {
+    let (mut lost, mut chains) = (vec![false; batch.len()], Chains::default());
     let mut claims: Vec<(usize, &Claim)> = batch
         .iter()
         .enumerate()
@@ -129,29 +126,30 @@ pub(crate) async fn claim<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -
     claims.sort_by_key(|(_, claim)| (&claim.consumer, &claim.topic, claim.partition));
     let (first, later): (Vec<_>, Vec<_>) = claims.into_iter().partition(|(_, claim)| claim.from == 0);
     for (index, claim) in first {
-        let moved = on!(unit.conn(), |c| {
-            sqlx::query::<DB>(
+        let seen: Option<String> = on!(unit.conn(), |c| {
+            sqlx::query_scalar::<DB, String>(
             "INSERT INTO progress (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (consumer, topic, partition) DO UPDATE SET next_offset = excluded.next_offset WHERE progress.next_offset = 0"
+             ON CONFLICT (consumer, topic, partition) DO UPDATE SET next_offset = excluded.next_offset WHERE progress.next_offset = 0 \
+             RETURNING seen"
         )
         .bind(claim.consumer.as_str())
         .bind(claim.topic.as_str())
         .bind(claim.partition)
         .bind(claim.next)
-        .execute(c)
+        .fetch_optional(c)
         .await
-        .map(|result| result.rows_affected())
         })?;
-        lost[index] = moved == 0;
+        match seen {
+            Some(seen) => chains.know(claim, &seen)?,
+            None => lost[index] = true,
+        }
     }
     // One statement moves a row once, so what follows in the same partition takes the next one.
     let mut left = later;
     while !left.is_empty() {
         let mut claims: Vec<(usize, &Claim)> = Vec::new();
         left.retain(|(index, claim)| {
-            let is_same = claims.last().is_some_and(|(_, last)| {
-                (&last.consumer, &last.topic, last.partition) == (&claim.consumer, &claim.topic, claim.partition)
-            });
+            let is_same = claims.last().is_some_and(|(_, last)| last.is_next_to(claim));
             let is_later = is_same || claims.len() == CLAIMS_MAX;
             if !is_later {
                 claims.push((*index, claim));
@@ -166,16 +164,20 @@ pub(crate) async fn claim<H: Handler>(unit: &mut Unit<'_>, batch: &[Entry<H>]) -
             });
             query.push(
                 ") AS v WHERE progress.consumer = v.column1 AND progress.topic = v.column2 AND progress.partition = v.column3 \
-                 AND progress.next_offset = v.column4 RETURNING progress.consumer, progress.topic, progress.partition",
+                 AND progress.next_offset = v.column4 \
+                 RETURNING progress.consumer, progress.topic, progress.partition, progress.seen",
             );
-            query.build_query_as::<(String, String, i64)>().fetch_all(c).await
+            query.build_query_as::<(String, String, i64, String)>().fetch_all(c).await
         })?;
-        for (index, claim) in &claims {
-            let is_moved = |(consumer, topic, partition): &(String, String, i64)| {
+        for (index, claim) in claims {
+            let is_moved = |(consumer, topic, partition, _): &&(String, String, i64, String)| {
                 (consumer, topic, *partition) == (&claim.consumer, &claim.topic, claim.partition)
             };
-            lost[*index] = !moved.iter().any(is_moved);
+            match moved.iter().find(is_moved) {
+                Some((.., seen)) => chains.know(claim, seen)?,
+                None => lost[index] = true,
+            }
         }
     }
-    Ok(lost)
+    Ok((lost, chains))
 }

@@ -1,14 +1,16 @@
 //! The chain of what one log publishes to one partition: which message comes next, which one came before, and where one is missing.
 //!
 //! Every message names the sequence before it. Never here: a broker, or how missing messages are published again. What is found
-//! here is kept in `seen` and `parked`, in the transaction that handles the messages.
+//! here is kept in `progress` and `parked`, in the transaction that handles the messages.
+
+use std::collections::BTreeMap;
 
 use contract::{
     Fault,
     record::{Link, Record, Source},
 };
 
-use crate::{Claim, Conn, Error, Unit, insert_many, on, select_in, write_many};
+use crate::{Claim, Conn, Error, Unit, insert_many, on, write_many};
 
 /// What a message is to a consumer that has seen its source up to some sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,64 +70,56 @@ impl Chain {
         Place::Next
     }
 
-    /// Takes what is known from elsewhere, such as a row of `seen`.
+    /// What `progress` keeps: the last sequence of each source, as JSON.
+    fn told(&self) -> String {
+        let sources: BTreeMap<String, i64> = self.sources.iter().map(|seen| (seen.source.to_string(), seen.last)).collect();
+        serde_json::to_string(&sources).expect("a map of strings")
+    }
+
+    /// Takes what is known from elsewhere.
     pub fn know(&mut self, source: Source, last: i64) {
         self.sources.push(Seen { source, last, moved: false });
     }
 }
 
-/// The chains of several partitions of one consumer.
+/// The chains of the partitions that a transaction has claimed.
 #[derive(Default)]
-pub(crate) struct Chains {
-    of: Vec<(String, i64, Chain)>,
+pub(crate) struct Chains<'c> {
+    of: Vec<(&'c Claim, Chain)>,
 }
 
-impl Chains {
-    /// Loads what has been seen in the partitions of these claims, whose progress is locked.
-    pub(crate) async fn load(conn: &mut Conn<'_>, claims: &[&Claim]) -> Result<Self, Error> {
-        let mut chains = Self::default();
-        let Some(first) = claims.first() else { return Ok(chains) };
-        let mut topics: Vec<String> = claims.iter().map(|claim| claim.topic.clone()).collect();
-        topics.sort();
-        topics.dedup();
-        type Row = (String, String, i64, String, i64);
-        let rows = select_in!(
-            conn,
-            Row,
-            "SELECT consumer, topic, partition, source, last_sequence FROM seen WHERE topic IN",
-            &topics,
-            ""
-        )?;
-        for (consumer, topic, partition, source, last) in rows {
-            if consumer == first.consumer && claims.iter().any(|claim| claim.topic == topic && claim.partition == partition) {
-                let source = source.parse().map_err(|_| Error::Corrupt(format!("seen: {source:?} is no source")))?;
-                chains.get(&topic, partition).know(source, last);
-            }
+impl<'c> Chains<'c> {
+    /// Takes what the claim's row says of a partition; what is known of it already, by a claim before, is newer.
+    pub(crate) fn know(&mut self, claim: &'c Claim, seen: &str) -> Result<(), Error> {
+        if self.of.iter().any(|(known, _)| known.is_next_to(claim)) {
+            return Ok(());
         }
-        Ok(chains)
+        let corrupt = || Error::Corrupt(format!("progress: {seen:?} is not what has been seen"));
+        let sources: BTreeMap<String, i64> = serde_json::from_str(seen).map_err(|_| corrupt())?;
+        let mut chain = Chain::default();
+        for (source, last) in sources {
+            chain.know(source.parse().map_err(|_| corrupt())?, last);
+        }
+        self.of.push((claim, chain));
+        Ok(())
     }
 
-    pub(crate) fn get(&mut self, topic: &str, partition: i64) -> &mut Chain {
-        let found = self.of.iter().position(|(of, number, _)| of == topic && *number == partition);
-        let index = found.unwrap_or_else(|| {
-            self.of.push((topic.to_owned(), partition, Chain::default()));
-            self.of.len() - 1
-        });
-        &mut self.of[index].2
+    pub(crate) fn get(&mut self, claim: &Claim) -> &mut Chain {
+        let found = self.of.iter_mut().find(|(known, _)| known.is_next_to(claim));
+        &mut found.expect("a delivery has claimed its partition").1
     }
 
-    pub(crate) async fn save(&self, unit: &mut Unit<'_>, consumer: &str) -> Result<(), Error> {
-        let mut moved: Vec<(&str, i64, String, i64)> = Vec::new();
-        for (topic, partition, chain) in &self.of {
-            let sources = chain.sources.iter().filter(|seen| seen.moved);
-            moved.extend(sources.map(|seen| (topic.as_str(), *partition, seen.source.to_string(), seen.last)));
-        }
+    /// Keeps what has been seen in the rows that the claims have locked.
+    pub(crate) async fn save(&self, unit: &mut Unit<'_>) -> Result<(), Error> {
+        let moved = self.of.iter().filter(|(_, chain)| chain.sources.iter().any(|seen| seen.moved));
+        let moved: Vec<(&Claim, String)> = moved.map(|(claim, chain)| (*claim, chain.told())).collect();
+        // The rows are there and locked; that nothing but `seen` is written to them is said by the tail.
         write_many!(
             unit,
-            "INSERT INTO seen (consumer, topic, partition, source, last_sequence)",
+            "INSERT INTO progress (consumer, topic, partition, next_offset, seen)",
             &moved,
-            |r| [consumer, r.0, r.1, r.2.as_str(), r.3],
-            "ON CONFLICT (consumer, topic, partition, source) DO UPDATE SET last_sequence = excluded.last_sequence"
+            |r| [r.0.consumer.as_str(), r.0.topic.as_str(), r.0.partition, r.0.next, r.1.as_str()],
+            "ON CONFLICT (consumer, topic, partition) DO UPDATE SET seen = excluded.seen"
         )?;
         Ok(())
     }

@@ -228,7 +228,7 @@ impl<H: Handler> Task<H> {
     async fn prepare<'b>(&self, connection: &mut Owned, batch: &'b [Entry<H>]) -> Result<Prepared<'b, H::Done>, Error> {
         let is_heard = self.log.env().observer().is_some();
         let mut unit = Unit::new(connection.conn(), self.log.env());
-        let lost = claim(&mut unit, batch).await?;
+        let (lost, chains) = claim(&mut unit, batch).await?;
         if Fault::ProgressBeforeEffects.is_planted() {
             on!(unit.conn(), |c| sqlx::query::<DB>("COMMIT").execute(c).await.map(drop))?;
             on!(unit.conn(), |c| sqlx::query::<DB>("BEGIN").execute(c).await.map(drop))?;
@@ -241,7 +241,7 @@ impl<H: Handler> Task<H> {
             _ => None,
         });
         let deliveries: Vec<(&Claim, &[Item<H::Work>])> = deliveries.collect();
-        let placed = arrivals.place(&mut unit, &deliveries).await?;
+        let placed = arrivals.place(&mut unit, chains, &deliveries).await?;
         let mut placed = deliveries.iter().map(|(claim, _)| *claim).zip(placed);
 
         let mut jobs: Vec<&Job<H::Work>> = Vec::new();

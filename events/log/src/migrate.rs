@@ -18,7 +18,7 @@ pub struct Migration {
     pub postgres: &'static str,
 }
 
-const LOG: [Migration; 2] = [
+const LOG: [Migration; 3] = [
     Migration {
         version: 1,
         name: "log",
@@ -31,11 +31,25 @@ const LOG: [Migration; 2] = [
         sqlite: include_str!("../migrations/0002_broker.sqlite.sql"),
         postgres: include_str!("../migrations/0002_broker.postgres.sql"),
     },
+    Migration {
+        version: 3,
+        name: "seen",
+        sqlite: include_str!("../migrations/0003_seen.sqlite.sql"),
+        postgres: include_str!("../migrations/0003_seen.postgres.sql"),
+    },
 ];
 
 /// Brings the schema up to date, or refuses a database that is ahead of this build.
 pub(crate) async fn run(database: &Database, connection: &mut Owned, service: &[Migration]) -> Result<(), OpenError> {
-    let migrations = LOG.iter().chain(service).map(|migration| {
+    apply(database, connection, LOG.iter().chain(service)).await
+}
+
+async fn apply(
+    database: &Database,
+    connection: &mut Owned,
+    migrations: impl Iterator<Item = &Migration>,
+) -> Result<(), OpenError> {
+    let migrations = migrations.map(|migration| {
         let sql = match connection {
             Owned::Sqlite(_) => migration.sqlite,
             Owned::Postgres(_) => migration.postgres,
@@ -52,4 +66,34 @@ pub(crate) async fn run(database: &Database, connection: &mut Owned, service: &[
         MigrateError::VersionMissing(found) => OpenError::NewerSchema { database: database.to_string(), found },
         source => OpenError::Migrate { database: database.to_string(), source },
     })
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::{on, testing::TestDatabase};
+
+    #[tokio::test]
+    async fn what_was_seen_is_taken_along_into_the_progress() {
+        let test = TestDatabase::fresh().await;
+        let mut connection = test.database.connect().await.unwrap();
+        apply(&test.database, &mut connection, LOG[..2].iter()).await.unwrap();
+        on!(&mut connection.conn(), |c| {
+            for sql in [
+                "INSERT INTO progress VALUES ('sink', 'a', 0, 7), ('sink', 'a', 1, 3)",
+                "INSERT INTO seen VALUES ('sink', 'a', 0, '/skald/order/x/1', 9), ('sink', 'a', 0, '/skald/order/x/2', 12)",
+            ] {
+                sqlx::query::<DB>(sql).execute(&mut *c).await.unwrap();
+            }
+        });
+        run(&test.database, &mut connection, &[]).await.unwrap();
+        on!(&mut connection.conn(), |c| {
+            let sql = "SELECT partition, source, last_sequence FROM seen ORDER BY source";
+            let seen = sqlx::query_as::<DB, (i64, String, i64)>(sql).fetch_all(&mut *c).await.unwrap();
+            assert_eq!(seen, [(0, "/skald/order/x/1".to_owned(), 9), (0, "/skald/order/x/2".to_owned(), 12)]);
+            let sql = "SELECT next_offset, seen FROM progress ORDER BY partition";
+            let progress = sqlx::query_as::<DB, (i64, String)>(sql).fetch_all(c).await.unwrap();
+            assert_eq!((progress[0].0, &progress[1]), (7, &(3, "{}".to_owned())));
+        });
+    }
 }

@@ -77,6 +77,11 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Whether both are of the same consumer and partition.
+    pub(crate) fn is_next_to(&self, other: &Self) -> bool {
+        (&self.consumer, &self.topic, self.partition) == (&other.consumer, &other.topic, other.partition)
+    }
+
     /// Whether it moves no progress: its messages were parked before.
     pub(crate) fn is_drain(&self) -> bool {
         self.from == self.next

@@ -192,15 +192,15 @@ const PARKED: &str = "INSERT INTO parked VALUES ('payment', 'payment.commands.v1
 /// The same where Kafka is between the services.
 #[rustfmt::skip]
 const PLANTED_WITH_KAFKA: &[Planted] = &[
-    ("consumers-at-head", "product", "UPDATE seen SET last_sequence = last_sequence - 1 WHERE partition = (SELECT min(partition) FROM seen)"),
-    ("consumers-at-head", "order", "DELETE FROM seen WHERE topic = 'payment.events.v1'"),
-    ("consumers-at-head", "notification", "DELETE FROM seen WHERE partition = (SELECT max(partition) FROM seen)"),
-    ("consumers-at-head", "payment", "UPDATE seen SET source = '/skald/order/00000000-0000-0000-0000-000000000000/1'"),
-    ("progress-within-source", "payment", "UPDATE seen SET source = '/skald/order/00000000-0000-0000-0000-000000000000/1'"),
-    ("progress-within-source", "product", "UPDATE seen SET source = replace(source, '/1', '/2')"),
-    ("progress-within-source", "notification", "UPDATE seen SET last_sequence = last_sequence + 1"),
-    ("progress-within-source", "order", "UPDATE seen SET topic = 'order.events.v1' WHERE topic = 'product.events.v1'"),
-    ("progress-within-source", "product", "UPDATE seen SET partition = 6 WHERE partition = (SELECT max(partition) FROM seen)"),
+    ("consumers-at-head", "product", "UPDATE progress SET seen = (SELECT json_group_object(key, value - 1) FROM json_each(progress.seen)) WHERE partition = (SELECT min(partition) FROM seen)"),
+    ("consumers-at-head", "order", "UPDATE progress SET seen = '{}' WHERE topic = 'payment.events.v1'"),
+    ("consumers-at-head", "notification", "UPDATE progress SET seen = '{}' WHERE partition = (SELECT max(partition) FROM seen)"),
+    ("consumers-at-head", "payment", "UPDATE progress SET seen = (SELECT json_group_object('/skald/order/00000000-0000-0000-0000-000000000000/1', value) FROM json_each(progress.seen))"),
+    ("progress-within-source", "payment", "UPDATE progress SET seen = (SELECT json_group_object('/skald/order/00000000-0000-0000-0000-000000000000/1', value) FROM json_each(progress.seen))"),
+    ("progress-within-source", "product", "UPDATE progress SET seen = replace(seen, '/1\"', '/2\"')"),
+    ("progress-within-source", "notification", "UPDATE progress SET seen = (SELECT json_group_object(key, value + 1) FROM json_each(progress.seen))"),
+    ("progress-within-source", "order", "UPDATE progress SET topic = 'order.events.v1' WHERE topic = 'product.events.v1'"),
+    ("progress-within-source", "product", "UPDATE progress SET partition = 6 WHERE partition = (SELECT max(partition) FROM seen)"),
     ("none-parked", "payment", PARKED),
 ];
 
@@ -228,7 +228,12 @@ async fn each_law_notices_what_breaks_it() {
     // The log goes on in a new epoch, because it has lost what some had seen of the old one.
     let next = "INSERT INTO epochs (epoch, first_position) SELECT 2, position + 1 FROM head";
     plant(&services, "order", next).await;
-    plant(&services, "product", "UPDATE seen SET last_sequence = last_sequence + 100").await;
+    plant(
+        &services,
+        "product",
+        "UPDATE progress SET seen = (SELECT json_group_object(key, value + 100) FROM json_each(progress.seen))",
+    )
+    .await;
     let report = audited(true, services).await;
     assert!(report.is_good(), "{}", report.print_table());
 }
@@ -265,11 +270,9 @@ async fn put_kafka_between(services: &[(&'static str, Database)]) {
             on!(&mut database.conn(), |c| {
                 sqlx::query::<DB>("DELETE FROM progress WHERE topic LIKE 'log:%'").execute(&mut *c).await.unwrap();
                 for (partition, position) in &newest {
-                    let seen = sqlx::query::<DB>("INSERT INTO seen VALUES ($1, $2, $3, $4, $5)").bind(*reader).bind(topic.name);
-                    let source = format!("/skald/{}/{log_id}/1", topic.owner);
-                    seen.bind(*partition).bind(source).bind(*position).execute(&mut *c).await.unwrap();
-                    let progress = sqlx::query::<DB>("INSERT INTO progress VALUES ($1, $2, $3, 1)").bind(*reader);
-                    progress.bind(topic.name).bind(*partition).execute(&mut *c).await.unwrap();
+                    let seen = serde_json::json!({ format!("/skald/{}/{log_id}/1", topic.owner): position }).to_string();
+                    let progress = sqlx::query::<DB>("INSERT INTO progress VALUES ($1, $2, $3, 1, $4)").bind(*reader);
+                    progress.bind(topic.name).bind(*partition).bind(seen).execute(&mut *c).await.unwrap();
                 }
             });
         }
