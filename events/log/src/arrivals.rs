@@ -149,7 +149,7 @@ pub(crate) async fn claim<'b, H: Handler>(unit: &mut Unit<'_>, batch: &'b [Entry
     while !left.is_empty() {
         let mut claims: Vec<(usize, &Claim)> = Vec::new();
         left.retain(|(index, claim)| {
-            let is_same = claims.last().is_some_and(|(_, last)| last.is_next_to(claim));
+            let is_same = claims.last().is_some_and(|(_, last)| last.is_of_row(claim));
             let is_later = is_same || claims.len() == CLAIMS_MAX;
             if !is_later {
                 claims.push((*index, claim));

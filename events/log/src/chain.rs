@@ -71,7 +71,7 @@ impl Chain {
     }
 
     /// What `progress` keeps: the last sequence of each source, as JSON.
-    fn told(&self) -> String {
+    fn to_json(&self) -> String {
         let sources: BTreeMap<String, i64> = self.sources.iter().map(|seen| (seen.source.to_string(), seen.last)).collect();
         serde_json::to_string(&sources).expect("a map of strings")
     }
@@ -91,7 +91,7 @@ pub(crate) struct Chains<'c> {
 impl<'c> Chains<'c> {
     /// Takes what the claim's row says of a partition; what is known of it already, by a claim before, is newer.
     pub(crate) fn know(&mut self, claim: &'c Claim, seen: &str) -> Result<(), Error> {
-        if self.of.iter().any(|(known, _)| known.is_next_to(claim)) {
+        if self.of.iter().any(|(known, _)| known.is_of_row(claim)) {
             return Ok(());
         }
         let corrupt = || Error::Corrupt(format!("progress: {seen:?} is not what has been seen"));
@@ -105,14 +105,14 @@ impl<'c> Chains<'c> {
     }
 
     pub(crate) fn get(&mut self, claim: &Claim) -> &mut Chain {
-        let found = self.of.iter_mut().find(|(known, _)| known.is_next_to(claim));
+        let found = self.of.iter_mut().find(|(known, _)| known.is_of_row(claim));
         &mut found.expect("a delivery has claimed its partition").1
     }
 
     /// Keeps what has been seen in the rows that the claims have locked.
     pub(crate) async fn save(&self, unit: &mut Unit<'_>) -> Result<(), Error> {
         let moved = self.of.iter().filter(|(_, chain)| chain.sources.iter().any(|seen| seen.moved));
-        let moved: Vec<(&Claim, String)> = moved.map(|(claim, chain)| (*claim, chain.told())).collect();
+        let moved: Vec<(&Claim, String)> = moved.map(|(claim, chain)| (*claim, chain.to_json())).collect();
         // The rows are there and locked; that nothing but `seen` is written to them is said by the tail.
         write_many!(
             unit,

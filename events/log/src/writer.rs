@@ -77,8 +77,8 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether both are of the same consumer and partition.
-    pub(crate) fn is_next_to(&self, other: &Self) -> bool {
+    /// Whether both move the same row of `progress`.
+    pub(crate) fn is_of_row(&self, other: &Self) -> bool {
         (&self.consumer, &self.topic, self.partition) == (&other.consumer, &other.topic, other.partition)
     }
 
