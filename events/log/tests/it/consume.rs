@@ -1,12 +1,12 @@
 //! Deliveries: progress and effects commit together; poison becomes a dead letter in the same transaction.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use contract::{
     Cause, Message, Meta, Timestamp,
     record::{Link, Record, Source},
 };
-use skald_log::{Arrived, Claim, Delivered, Item, Listed, Poison, Redriven, Todo, on, testing::TestDatabase};
+use skald_log::{Arrived, Claim, Database, Delivered, Item, Listed, Owned, Poison, Redriven, Todo, on, testing::TestDatabase};
 
 use crate::fixture::{Running, Work, assert_without_gaps, count, job, start};
 
@@ -168,6 +168,42 @@ async fn what_comes_over_a_broker_is_handled_once_and_in_its_order_whatever_the_
     assert_eq!(deliver(claim(9, 10), vec![linked(9, 15, 16)]).await, (7, 3, 0));
     assert_eq!(log.log().progress("test", "log:other", 0).await.unwrap(), 10);
     log.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_replica_has_seen_while_a_claim_waited_for_its_lock_is_known_to_it() {
+    let database = TestDatabase::fresh().await;
+    let (one, two) = (start(&database).await, start(&database).await);
+    let items = vec![linked(0, 0, 4), linked(1, 6, 9), linked(2, 4, 6)];
+    assert_eq!(one.writer.deliver(claim(0, 3), items).await.unwrap(), Delivered::Committed);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let drain = Item { todo: Todo::Handle(job(Work::Wait(gate.clone()))), ..linked(1, 6, 9) };
+    let begun = one.handler.batches.load(Ordering::Relaxed);
+    let drained = one.writer.deliver(claim(3, 3), vec![drain]);
+    // Message 9 again, from a leader that had published it before.
+    let again = async {
+        while one.handler.batches.load(Ordering::Relaxed) == begun {
+            tokio::task::yield_now().await;
+        }
+        let delivered = two.writer.deliver(claim(3, 4), vec![linked(3, 6, 9)]);
+        let opened = async {
+            waits_for_a_lock(&database.database).await;
+            gate.add_permits(1);
+        };
+        tokio::join!(delivered, opened).0
+    };
+    let (drained, again) = tokio::join!(drained, again);
+    assert_eq!((drained.unwrap(), again.unwrap()), (Delivered::Committed, Delivered::Committed));
+    assert_eq!((two.rows().await.len(), two.log().repeats()), (2, 1), "9 was drained meanwhile");
+    one.stop().await;
+    two.stop().await;
+}
+
+/// Waits until a statement waits for a row's lock, where that can be seen. SQLite has one lock, and whoever has not got it has read nothing.
+async fn waits_for_a_lock(database: &Database) {
+    let Owned::Postgres(mut connection) = database.connect().await.unwrap() else { return };
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    while sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *connection).await.unwrap() == 0 {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
