@@ -8,7 +8,7 @@ use std::sync::Arc;
 use contract::{Message, topics};
 use sqlx::{Postgres, QueryBuilder};
 
-use crate::{Conn, Error, Unit, insert_many, unnest};
+use crate::{Conn, Error, Unit, insert_many, unit::one_more, unnest};
 
 /// The columns of the log, and a row's values in their order for `insert_many!` and `unnest!`.
 macro_rules! log {
@@ -80,18 +80,12 @@ pub(crate) async fn append(unit: &mut Unit<'_>) -> Result<Vec<Arc<Message>>, Err
 
 /// Everything that is left to write, as one statement that tells the head; `None` where nothing is.
 fn together(writes: Option<QueryBuilder<Postgres>>, messages: &[Message], count: i64) -> Option<QueryBuilder<Postgres>> {
-    let mut query = match writes {
-        Some(mut query) if messages.is_empty() => {
-            query.push(" SELECT position FROM head");
-            return Some(query);
-        }
-        None if messages.is_empty() => return None,
-        Some(mut query) => {
-            query.push(", ");
-            query
-        }
-        None => QueryBuilder::new("WITH "),
-    };
+    if messages.is_empty() {
+        let mut query = writes?;
+        query.push(" SELECT position FROM head");
+        return Some(query);
+    }
+    let mut query = one_more(writes);
     query.push("h AS (UPDATE head SET position = position + ").push_bind(count).push(" RETURNING position), ");
     query.push(concat!("l AS (INSERT INTO log (", log!(), ") SELECT h.position - ")).push_bind(count);
     query.push(concat!(" + v.position, ", log!(AFTER POSITION), " FROM h, "));

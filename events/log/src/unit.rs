@@ -96,13 +96,7 @@ impl<'t> Unit<'t> {
     pub fn write_later(&mut self) -> Option<&mut QueryBuilder<Postgres>> {
         let Conn::Postgres(_) = self.conn else { return None };
         self.writes_count += 1;
-        let query = match self.writes.take() {
-            Some(mut query) => {
-                query.push(", ");
-                query
-            }
-            None => QueryBuilder::new("WITH "),
-        };
+        let query = one_more(self.writes.take());
         let query = self.writes.insert(query);
         query.push(format_args!("w{} AS (", self.writes_count));
         Some(query)
@@ -148,5 +142,16 @@ impl<'t> Unit<'t> {
     /// letter in this same transaction.
     pub fn refuse(&mut self, index: usize, why: impl Into<String>) {
         self.refused.push((index, why.into()));
+    }
+}
+
+/// The statement that `write_many!` begins, ready for one more part of its `WITH`.
+pub(crate) fn one_more(writes: Option<QueryBuilder<Postgres>>) -> QueryBuilder<Postgres> {
+    match writes {
+        Some(mut query) => {
+            query.push(", ");
+            query
+        }
+        None => QueryBuilder::new("WITH "),
     }
 }

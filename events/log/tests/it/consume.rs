@@ -1,6 +1,9 @@
 //! Deliveries: progress and effects commit together; poison becomes a dead letter in the same transaction.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use contract::{
     Cause, Message, Meta, Timestamp,
@@ -9,6 +12,9 @@ use contract::{
 use skald_log::{Arrived, Claim, Database, Delivered, Item, Listed, Owned, Poison, Redriven, Todo, on, testing::TestDatabase};
 
 use crate::fixture::{Running, Work, assert_without_gaps, count, job, start};
+
+/// This only bounds a test that fails.
+const SOON: Duration = Duration::from_secs(20);
 
 fn message(position: i64) -> Arc<Message> {
     Arc::new(Message {
@@ -192,7 +198,8 @@ async fn what_another_replica_has_seen_while_a_claim_waited_for_its_lock_is_know
         };
         tokio::join!(delivered, opened).0
     };
-    let (drained, again) = tokio::join!(drained, again);
+    let both = async { tokio::join!(drained, again) };
+    let (drained, again) = tokio::time::timeout(SOON, both).await.expect("one of them waits for ever");
     assert_eq!((drained.unwrap(), again.unwrap()), (Delivered::Committed, Delivered::Committed));
     assert_eq!((two.rows().await.len(), two.log().repeats()), (2, 1), "9 was drained meanwhile");
     one.stop().await;

@@ -6,7 +6,6 @@
 use std::{
     fs::File,
     net::{SocketAddr, TcpListener},
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -173,16 +172,17 @@ impl Cluster {
 
     /// Sends a signal to one process: KILL, TERM, STOP or CONT.
     pub(crate) fn signal(&mut self, index: usize, signal: &str) {
-        let Some(child) = &mut self.replicas[index].child else { return };
+        let Replica { service, child: running, .. } = &mut self.replicas[index];
+        let Some(child) = running else { return };
+        if signal == "TERM" {
+            until_it_listens(service, child);
+        }
         let told = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
         assert!(told.success());
         if ["KILL", "TERM"].contains(&signal) {
             let ended = child.wait().unwrap();
-            let Replica { service, child, .. } = &mut self.replicas[index];
-            *child = None;
-            // One that was told before it could listen ends by the signal too.
-            let by = if signal == "KILL" { 9 } else { 15 };
-            assert!(ended.success() || ended.signal() == Some(by), "{service} ended with {ended}");
+            *running = None;
+            assert!(signal == "KILL" || ended.success(), "{service} ended with {ended}");
         }
     }
 
@@ -248,6 +248,21 @@ impl Drop for Cluster {
                 eprintln!("the end of the log of {}:\n{last}\n", replica.log.display());
             }
         }
+    }
+}
+
+/// Waits until a process listens to SIGTERM, which ends one that does not yet.
+fn until_it_listens(service: &str, child: &Child) {
+    let (env, status) = (Env::system(), format!("/proc/{}/status", child.id()));
+    let began = env.now();
+    let listens = || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << (15 - 1)) != 0
+    };
+    while !listens() {
+        assert!(env.now().since(began) < LEAVE_WITHIN, "{service} does not listen to signals, or has ended");
+        std::thread::yield_now();
     }
 }
 
