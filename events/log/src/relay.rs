@@ -180,7 +180,7 @@ impl Log {
     /// [`Error::Unavailable`].
     pub async fn ids_at(&self, positions: &[i64]) -> Result<HashMap<i64, Uuid>, Error> {
         let mut reader = self.reader().await?;
-        let rows = select_in!(&mut reader.conn(), (i64, Uuid), "SELECT position, id FROM log WHERE position IN", positions, "")?;
+        let rows = select_in!(&mut reader.conn(), (i64, Uuid), "SELECT position, id FROM log WHERE position", positions, "")?;
         Ok(rows.into_iter().collect())
     }
 }

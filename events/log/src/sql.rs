@@ -64,7 +64,7 @@ macro_rules! insert_many {
 }
 
 /// Writes many rows with the last statement of a unit: like [`insert_many!`], but PostgreSQL does it together with what is appended, so
-/// that a message alone waits for one answer. Nothing in the same unit can read these rows, and a table is written to once at most.
+/// that a message alone waits for one answer. Nothing in the same unit can read these rows, and a row is written once at most.
 #[macro_export]
 macro_rules! write_many {
     ($unit:expr, $head:expr, $rows:expr, |$row:ident| [$($value:expr),* $(,)?], $tail:expr) => {{
@@ -95,27 +95,36 @@ macro_rules! unnest {
     }};
 }
 
-/// Selects by many keys: `select_in!(conn, (Uuid, i64), "SELECT id, n FROM t WHERE id IN", keys, "ORDER BY id")`.
+/// Selects by many keys: `select_in!(conn, (Uuid, i64), "SELECT id, n FROM t WHERE id", keys, "ORDER BY id")`.
 ///
-/// Keys go in runs of at most 64, filled up to 64, 32 … 1 with the last of them again: so there are seven SQL texts, and one
-/// statement a run. Sort the keys first where the rows get locked. The head is a literal or made of some by `concat!`.
+/// PostgreSQL takes all of them as one array. SQLite takes runs of at most 64, filled up to 64, 32 … 1 with the last of them again: so
+/// there are seven SQL texts, and one statement a run. Sort the keys first where the rows get locked. The head is a literal or made of
+/// some by `concat!`, and ends with the keys' column.
 #[macro_export]
 macro_rules! select_in {
     ($conn:expr, $row:ty, $head:expr, $keys:expr, $tail:expr) => {{
         let conn: &mut $crate::Conn<'_> = $conn;
-        let (head, keys): (&'static str, &[_]) = ($head, $keys);
-        let mut result: Result<Vec<$row>, $crate::__sqlx::Error> = Ok(Vec::with_capacity(keys.len()));
-        for run in keys.chunks(64) {
-            let Ok(all) = &mut result else { break };
-            let found: Result<Vec<$row>, $crate::__sqlx::Error> = $crate::on!(conn, |c| {
-                let mut query = $crate::__sqlx::QueryBuilder::<DB>::new(head);
-                let mut list = query.push(" (").separated(", ");
-                for key in run.iter().chain(run.last().into_iter().cycle()).take(run.len().next_power_of_two()) {
-                    list.push_bind(key.clone());
+        let (head, mut rest): (&'static str, &[_]) = ($head, $keys);
+        let mut result: Result<Vec<$row>, $crate::__sqlx::Error> = Ok(Vec::with_capacity(rest.len()));
+        while let (Ok(all), false) = (&mut result, rest.is_empty()) {
+            let found: Result<Vec<$row>, $crate::__sqlx::Error> = match conn {
+                $crate::Conn::Postgres(c) => {
+                    let mut query = $crate::__sqlx::QueryBuilder::<$crate::__sqlx::Postgres>::new(head);
+                    query.push(" = ANY(").push_bind(std::mem::take(&mut rest)).push(") ").push($tail);
+                    query.build_query_as::<$row>().fetch_all(&mut **c).await
                 }
-                query.push(") ").push($tail);
-                query.build_query_as::<$row>().fetch_all(c).await
-            });
+                $crate::Conn::Sqlite(c) => {
+                    let (run, after) = rest.split_at(rest.len().min(64));
+                    rest = after;
+                    let mut query = $crate::__sqlx::QueryBuilder::<$crate::__sqlx::Sqlite>::new(head);
+                    let mut list = query.push(" IN (").separated(", ");
+                    for key in run.iter().chain(run.last().into_iter().cycle()).take(run.len().next_power_of_two()) {
+                        list.push_bind(key.clone());
+                    }
+                    query.push(") ").push($tail);
+                    query.build_query_as::<$row>().fetch_all(&mut **c).await
+                }
+            };
             match found {
                 Ok(found) => all.extend(found),
                 Err(error) => result = Err(error),

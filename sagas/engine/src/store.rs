@@ -37,7 +37,7 @@ pub async fn load<S: Saga>(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<HashMap<
     ids.sort_unstable();
     ids.dedup();
     let tail = format!("ORDER BY id{}", for_update(conn));
-    let rows = select_in!(conn, Row, concat!("SELECT ", columns!(), " FROM sagas WHERE id IN"), &ids, &tail)?;
+    let rows = select_in!(conn, Row, concat!("SELECT ", columns!(), " FROM sagas WHERE id"), &ids, &tail)?;
     let readable =
         |row: Row| instance(row).inspect_err(|error| tracing::error!(%error, "a saga can't be read; it is left alone")).ok();
     Ok(rows.into_iter().filter_map(|row| Some((row.0, readable(row)?))).collect())

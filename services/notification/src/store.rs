@@ -76,7 +76,7 @@ fn row(stored: Stored) -> Result<Row, Error> {
 /// Loads and locks the notifications of these orders, which are sorted: replicas that lock in one order never deadlock.
 pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<Vec<Row>, Error> {
     let tail = format!("ORDER BY order_id, notification_id{}", for_update(conn));
-    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM notifications WHERE order_id IN"), orders, &tail)?;
+    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM notifications WHERE order_id"), orders, &tail)?;
     rows.into_iter().map(row).collect()
 }
 

@@ -166,7 +166,7 @@ pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<BTreeMa
 }
 
 async fn select(conn: &mut Conn<'_>, orders: &[Uuid], tail: &str) -> Result<Vec<Row>, Error> {
-    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM payments WHERE order_id IN"), orders, tail)?;
+    let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM payments WHERE order_id"), orders, tail)?;
     rows.into_iter().map(Row::try_from).collect()
 }
 

@@ -59,13 +59,13 @@ pub(crate) async fn items_to_read(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<V
 }
 
 async fn items(conn: &mut Conn<'_>, ids: &[Uuid], tail: &str) -> Result<Vec<Item>, Error> {
-    let rows = select_in!(conn, ItemRow, select!("p.product_id IN"), ids, tail)?;
+    let rows = select_in!(conn, ItemRow, select!("p.product_id"), ids, tail)?;
     rows.into_iter().map(item).collect()
 }
 
 /// Which of these skus are taken, by removed products too.
 pub(crate) async fn skus_taken(conn: &mut Conn<'_>, skus: &[String]) -> Result<Vec<String>, Error> {
-    let rows = select_in!(conn, (String,), "SELECT sku FROM products WHERE sku IN", skus, "")?;
+    let rows = select_in!(conn, (String,), "SELECT sku FROM products WHERE sku", skus, "")?;
     Ok(rows.into_iter().map(|(sku,)| sku).collect())
 }
 
@@ -162,7 +162,7 @@ pub(crate) async fn reservations_to_change(conn: &mut Conn<'_>, ids: &[Uuid]) ->
     let rows = select_in!(
         conn,
         ReservationRow,
-        "SELECT order_id, status, lines, refusal, restocked, version FROM reservations WHERE order_id IN",
+        "SELECT order_id, status, lines, refusal, restocked, version FROM reservations WHERE order_id",
         ids,
         &tail
     )?;

@@ -49,14 +49,14 @@ fn user(row: UserRow) -> Result<User, Error> {
 /// Accounts by id, to be changed; `ids` are sorted.
 pub(crate) async fn users(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Vec<User>, Error> {
     let lock = for_update(conn);
-    let select = concat!("SELECT ", user_columns!(), " FROM users WHERE id IN");
+    let select = concat!("SELECT ", user_columns!(), " FROM users WHERE id");
     let rows = select_in!(conn, UserRow, select, ids, format!("ORDER BY id{lock}"))?;
     rows.into_iter().map(user).collect()
 }
 
 /// Which of these addresses are taken, and by whom.
 pub(crate) async fn taken(conn: &mut Conn<'_>, emails: &[String]) -> Result<Vec<(String, Uuid)>, Error> {
-    Ok(select_in!(conn, (String, Uuid), "SELECT email, id FROM users WHERE email IN", emails, "")?)
+    Ok(select_in!(conn, (String, Uuid), "SELECT email, id FROM users WHERE email", emails, "")?)
 }
 
 /// Whether anybody has this role.
@@ -87,7 +87,7 @@ pub(crate) async fn tokens(conn: &mut Conn<'_>, hashes: &[Vec<u8>]) -> Result<Ve
     let rows = select_in!(
         conn,
         TokenRow,
-        "SELECT hash, family, user_id, expires_us, used FROM refresh_tokens WHERE hash IN",
+        "SELECT hash, family, user_id, expires_us, used FROM refresh_tokens WHERE hash",
         hashes,
         format!("ORDER BY hash{lock}")
     )?;

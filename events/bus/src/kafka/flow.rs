@@ -31,8 +31,12 @@ const ROWS_MAX: usize = 1_024;
 /// Under load a pause between rounds makes few requests of many; a round of fewer rows than one order's is not load.
 const PACE: Duration = Duration::from_millis(2);
 const PACED_FROM: usize = 12;
-/// How long a leader that stops waits for what is on its way.
+/// How often reports are looked for while something is on its way: nobody waits for them, and being woken by each costs more than
+/// sending did.
+const REPORTS: Duration = Duration::from_millis(20);
+/// How long a leader that stops waits for what is on its way, and how often it looks.
 const FLUSH: Duration = Duration::from_secs(2);
+const FLUSHED: Duration = Duration::from_millis(2);
 
 /// What the broker says of a message: its position, and what went wrong.
 pub type Report = (i64, Option<String>);
@@ -42,6 +46,9 @@ pub trait Publish {
     /// # Errors
     /// Why it was not taken.
     fn publish(&self, topic: &str, partition: i32, row: &Message, record: &Record) -> Result<(), String>;
+
+    /// Hands on what the broker has said meanwhile; never waits.
+    fn hear(&self);
 }
 
 /// A leader's messages on their way.
@@ -102,10 +109,7 @@ impl<P: Publish> Flow<P> {
         loop {
             head.mark_unchanged();
             let sent = self.send_more().await?;
-            while let Ok(report) = reports.try_recv() {
-                self.report(report, &mut is_dirty)?;
-            }
-            self.settle(&mut is_dirty);
+            self.hear(&mut reports, &mut is_dirty)?;
             let age = env.now().since(renewed);
             if age >= RENEW || (is_dirty && age >= SAVE) {
                 if let Some(ended) = self.save(candidate).await? {
@@ -120,23 +124,33 @@ impl<P: Publish> Flow<P> {
                 continue;
             }
             let until = if is_dirty { SAVE } else { RENEW }.saturating_sub(age);
+            let until = if self.window.is_empty() { until } else { until.min(REPORTS) };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.stop(reports, candidate).await,
-                Some(report) = reports.recv() => self.report(report, &mut is_dirty)?,
                 changed = head.changed(), if self.window.len() < IN_FLIGHT_MAX => {
                     if changed.is_err() {
                         return self.stop(reports, candidate).await;
                     }
                 }
                 () = env.sleep(until) => {
-                    if !is_dirty {
+                    if !is_dirty && env.now().since(renewed) >= RENEW {
                         // The net under the wake-up, for rows of other replicas.
                         self.log.refresh().await?;
                     }
                 }
             }
         }
+    }
+
+    /// Takes what has been reported, and moves the checkpoint with it.
+    fn hear(&mut self, reports: &mut mpsc::UnboundedReceiver<Report>, is_dirty: &mut bool) -> Result<(), Ended> {
+        self.producer.hear();
+        while let Ok(report) = reports.try_recv() {
+            self.report(report, is_dirty)?;
+        }
+        self.settle(is_dirty);
+        Ok(())
     }
 
     /// Gives the next rows to the producer, and tells how many; none when there are none now, or no room.
@@ -262,16 +276,10 @@ impl<P: Publish> Flow<P> {
     async fn stop(mut self, mut reports: mpsc::UnboundedReceiver<Report>, candidate: &mut Candidate) -> Result<Ended, Ended> {
         let env = self.log.env().clone();
         let mut is_dirty = false;
-        let flush = async {
-            while !self.window.is_empty() {
-                let Some(report) = reports.recv().await else { break };
-                self.report(report, &mut is_dirty)?;
-            }
-            Ok::<(), Ended>(())
-        };
-        tokio::select! {
-            flushed = flush => flushed?,
-            () = env.sleep(FLUSH) => {}
+        let began = env.now();
+        while !self.window.is_empty() && env.now().since(began) < FLUSH {
+            self.hear(&mut reports, &mut is_dirty)?;
+            env.sleep(FLUSHED).await;
         }
         self.save(candidate).await?;
         Ok(Ended::Stopped)

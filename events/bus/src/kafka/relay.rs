@@ -3,7 +3,13 @@
 //! It sets partitions itself and gives each message the sequence before it, so that every leader publishes the same unbroken run: a
 //! new one, or an old one that does not know yet, only repeats. Never here: deciding what is published; that was done at append.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use contract::{
     Message,
@@ -16,7 +22,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders},
-    producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
+    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +42,10 @@ const BARRED: Duration = Duration::from_secs(5);
 const ASK: Duration = Duration::from_secs(10);
 /// What the producer's troubles are told under.
 const PUBLISHING: &str = "kafka (publishing)";
+/// How often a producer is asked what went wrong, before it has anything to publish.
+const HEAR: Duration = Duration::from_millis(100);
+/// Things that a producer is asked for at once: reports come a request each, so these are those of many thousand messages.
+const HEARD_MAX: usize = 1_024;
 /// 4 MiB, as the topics of dead letters take.
 const MESSAGE_BYTES_MAX: &str = "4194304";
 
@@ -162,7 +172,17 @@ impl Relay {
                 self.look_at(&producer, &topics).await?;
                 self.hold_against_kafka(&log, &epochs, &topics, &checkpoint).await
             };
-            match self.stop.run_until_cancelled(look).await {
+            let hear = async {
+                loop {
+                    producer.hear();
+                    log.env().sleep(HEAR).await;
+                }
+            };
+            let looked = tokio::select! {
+                looked = self.stop.run_until_cancelled(look) => looked,
+                never = hear => never,
+            };
+            match looked {
                 Some(looked) => looked?,
                 None => return Ok(Ended::Stopped),
             }
@@ -180,7 +200,7 @@ impl Relay {
         ended
     }
 
-    fn producer(&self, log: &Log) -> Result<(Arc<ThreadedProducer<Reports>>, mpsc::UnboundedReceiver<Report>), Ended> {
+    fn producer(&self, log: &Log) -> Result<(Arc<BaseProducer<Reports>>, mpsc::UnboundedReceiver<Report>), Ended> {
         // Bounded by what is in flight.
         let (sender, reports) = mpsc::unbounded_channel();
         let mut config = self.kafka.client(&format!("skald-{}-relay", log.service()));
@@ -192,15 +212,15 @@ impl Relay {
             .set("compression.type", "lz4")
             .set("message.max.bytes", MESSAGE_BYTES_MAX)
             .set("queue.buffering.max.messages", (IN_FLIGHT_MAX * 2).to_string());
-        let context = Reports { sender, health: self.health.clone() };
-        let producer: ThreadedProducer<Reports> = config
+        let context = Reports { sender, health: self.health.clone(), heard: AtomicU64::new(0) };
+        let producer: BaseProducer<Reports> = config
             .create_with_context(context)
             .map_err(|error| Ended::Failed(format!("can't make a Kafka producer: {error}")))?;
         Ok((Arc::new(producer), reports))
     }
 
     /// Whether the topics are as they have to be.
-    async fn look_at(&self, producer: &Arc<ThreadedProducer<Reports>>, topics: &[(String, i32)]) -> Result<(), Ended> {
+    async fn look_at(&self, producer: &Arc<BaseProducer<Reports>>, topics: &[(String, i32)]) -> Result<(), Ended> {
         let (client, wanted) = (producer.clone(), topics.to_vec());
         let looked = tokio::task::spawn_blocking(move || {
             let metadata =
@@ -255,7 +275,7 @@ impl Relay {
     }
 }
 
-impl Publish for Arc<ThreadedProducer<Reports>> {
+impl Publish for Arc<BaseProducer<Reports>> {
     fn publish(&self, topic: &str, partition: i32, row: &Message, record: &Record) -> Result<(), String> {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in &record.headers {
@@ -277,23 +297,39 @@ impl Publish for Arc<ThreadedProducer<Reports>> {
         }
         Ok(())
     }
+
+    fn hear(&self) {
+        let heard = &self.context().heard;
+        for _ in 0..HEARD_MAX {
+            let before = heard.load(Ordering::Relaxed);
+            self.poll(Duration::ZERO);
+            if heard.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
 }
 
 pub struct Reports {
     sender: mpsc::UnboundedSender<Report>,
     health: Health,
+    /// Whatever librdkafka has told, counted: it tells one thing a poll, and not whether there is more.
+    heard: AtomicU64,
 }
 
 impl ClientContext for Reports {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         super::log(level, facility, message);
+        self.heard.fetch_add(1, Ordering::Relaxed);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         global_error(&self.health, PUBLISHING, &error, reason);
     }
 
     fn stats(&self, statistics: Statistics) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         if is_up(&statistics) {
             self.health.tell(PUBLISHING, None);
         }
@@ -304,6 +340,7 @@ impl ProducerContext for Reports {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, position: usize) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         let error = result.as_ref().err().map(|(error, _)| error.to_string());
         // Nobody hears it any more once the leader has gone.
         let _ = self.sender.send((position as i64, error));

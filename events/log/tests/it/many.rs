@@ -12,7 +12,7 @@ async fn whatever_number_of_rows_was_inserted_is_selected_each_once_and_in_order
     insert_many!(&mut connection.conn(), "INSERT INTO counts (stream, n)", &rows, |r| [r.0.as_str(), r.1], "").unwrap();
     for number in 0..=rows.len() {
         let keys: Vec<String> = rows[..number].iter().map(|(stream, _)| stream.clone()).collect();
-        let head = "SELECT stream, n FROM counts WHERE stream IN";
+        let head = "SELECT stream, n FROM counts WHERE stream";
         let found = select_in!(&mut connection.conn(), (String, i64), head, &keys, "ORDER BY stream").unwrap();
         assert_eq!(found, rows[..number]);
     }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use contract::{Money, OrderId, Timestamp, payment::Operation};
-use eventlog::{Conn, Error, Unit, for_update, insert_many, on, select_in};
+use eventlog::{Conn, Error, Unit, for_update, on, select_in, write_many};
 use uuid::Uuid;
 
 use super::{Call, Verdict, key};
@@ -169,8 +169,8 @@ impl Books {
         let now_us = unit.now().0;
         macro_rules! write {
             ($entries:expr, $tail:literal) => {
-                insert_many!(
-                    unit.conn(),
+                write_many!(
+                    unit,
                     "INSERT INTO provider_calls \
                      (key, order_id, operation, amount_minor, currency, answer, code, effective_at_us, time_us)",
                     $entries,
@@ -196,8 +196,8 @@ impl Books {
 
         macro_rules! write {
             ($charges:expr, $tail:literal) => {
-                insert_many!(
-                    unit.conn(),
+                write_many!(
+                    unit,
                     "INSERT INTO provider_charges \
                      (order_id, currency, held_minor, captured_minor, refunded_minor, captures, operations)",
                     $charges,
@@ -232,7 +232,7 @@ async fn charges(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<BTreeMap<OrderI
         conn,
         (Uuid, String, i64, i64, i64, i64, i64),
         "SELECT order_id, currency, held_minor, captured_minor, refunded_minor, captures, operations FROM provider_charges \
-         WHERE order_id IN",
+         WHERE order_id",
         orders,
         &tail
     )?;
@@ -249,7 +249,7 @@ async fn entries(conn: &mut Conn<'_>, keys: &[String]) -> Result<BTreeMap<String
     let rows = select_in!(
         conn,
         Row,
-        "SELECT key, order_id, operation, amount_minor, currency, answer, code, effective_at_us FROM provider_calls WHERE key IN",
+        "SELECT key, order_id, operation, amount_minor, currency, answer, code, effective_at_us FROM provider_calls WHERE key",
         keys,
         ""
     )?;
