@@ -203,7 +203,6 @@ impl Log {
             None
         };
         let mut reader = self.reader().await?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
             "SELECT ",
             log!(),
@@ -211,12 +210,15 @@ impl Log {
         ))
         .bind(after)
         .bind(missing.before.unwrap_or(i64::MAX))
-        .bind(limit)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
         .fetch_all(c)
         .await)?;
         let rows: Vec<Arc<Message>> = rows.into_iter().map(message).collect();
         if is_recent {
-            self.tail().read(rows.iter().cloned());
+            let mut tail = self.tail();
+            tail.read(rows.iter().cloned());
+            // With what is here behind the gap that they close.
+            return Ok(tail.after(after, limit).unwrap_or(rows));
         }
         Ok(rows)
     }
