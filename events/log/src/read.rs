@@ -21,7 +21,7 @@ use crate::{
     chain,
     db::{Owned, Reader},
     migrate, on,
-    tail::{ROWS_MAX, Tail},
+    tail::Tail,
 };
 
 /// One service's event log. Cheap to clone.
@@ -41,8 +41,6 @@ struct Inner {
     /// The newest row that this process committed.
     own: watch::Sender<i64>,
     tail: Mutex<Tail>,
-    /// The turn of whoever reads the newest rows from the database.
-    reading: tokio::sync::Mutex<()>,
     /// How far the log is known to be published, and how much may wait for that; without a broker nothing does.
     published: AtomicI64,
     backlog_max: AtomicI64,
@@ -131,11 +129,9 @@ impl Log {
         let readers = database.readers()?;
         // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
         drop(readers.acquire().await.map_err(unreadable)?);
-        let (head, own) = (watch::Sender::new(position), watch::Sender::new(position));
-        let (tail, reading) = (Mutex::default(), tokio::sync::Mutex::default());
+        let (head, own, tail) = (watch::Sender::new(position), watch::Sender::new(position), Mutex::default());
         let (published, backlog_max, counts) = (AtomicI64::new(0), AtomicI64::new(i64::MAX), Counts::default());
-        let inner =
-            Inner { service, id, secret, database, readers, env, head, own, tail, reading, published, backlog_max, counts };
+        let inner = Inner { service, id, secret, database, readers, env, head, own, tail, published, backlog_max, counts };
         let log = Self { inner: Arc::new(inner) };
         log.count_parked().await.map_err(|source| OpenError::Read { database: log.inner.database.to_string(), source })?;
         Ok(Opened { log, connection })
@@ -182,45 +178,24 @@ impl Log {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn after(&self, after: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
-        let mut missing = match self.tail().after(after, limit) {
-            Ok(rows) => return Ok(rows),
-            Err(missing) => missing,
-        };
-        let head = *self.inner.head.borrow();
-        if after >= head {
+        if let Some(rows) = self.tail().after(after, limit) {
+            return Ok(rows);
+        }
+        if after >= *self.inner.head.borrow() {
             return Ok(Vec::new());
         }
-        // What another replica has just committed is wanted by everybody who follows the log: one reads it for all.
-        let is_recent = head - after <= ROWS_MAX as i64;
-        let _turn = if is_recent {
-            let turn = self.inner.reading.lock().await;
-            match self.tail().after(after, limit) {
-                Ok(rows) => return Ok(rows),
-                Err(still) => missing = still,
-            }
-            Some(turn)
-        } else {
-            None
-        };
         let mut reader = self.reader().await?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
             "SELECT ",
             log!(),
-            " FROM log WHERE position > $1 AND position < $2 ORDER BY position LIMIT $3"
+            " FROM log WHERE position > $1 ORDER BY position LIMIT $2"
         ))
         .bind(after)
-        .bind(missing.before.unwrap_or(i64::MAX))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(limit)
         .fetch_all(c)
         .await)?;
-        let rows: Vec<Arc<Message>> = rows.into_iter().map(message).collect();
-        if is_recent {
-            let mut tail = self.tail();
-            tail.read(rows.iter().cloned());
-            // With what is here behind the gap that they close.
-            return Ok(tail.after(after, limit).unwrap_or(rows));
-        }
-        Ok(rows)
+        Ok(rows.into_iter().map(message).collect())
     }
 
     /// Looks up the head in the database: the net under the wake-up, for rows that another process committed.
@@ -427,7 +402,7 @@ impl Log {
     pub(crate) fn committed(&self, rows: Vec<Arc<Message>>) {
         self.inner.counts.commits.fetch_add(1, Ordering::Relaxed);
         if let Some(newest) = rows.last().map(|row| row.position) {
-            self.tail().committed(rows);
+            self.tail().extend(rows);
             self.heard(newest);
             self.inner.own.send_replace(newest);
         }
