@@ -15,9 +15,8 @@ use uuid::Uuid;
 use crate::{Database, Error, Log, backoff};
 
 const CHANNEL: &str = "skald_head";
-/// Commits within this time share one hint. A hint wakes four processes, so where commits follow one another at once it is longer.
+/// Commits within this time share one hint.
 const TOGETHER: Duration = Duration::from_millis(2);
-const TOGETHER_LOADED: Duration = Duration::from_millis(8);
 /// How often a replica gives a sign of life, and how long after one there is somebody to tell.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 const ALIVE_FOR: Duration = Duration::from_secs(3);
@@ -83,12 +82,10 @@ impl Log {
         // A hint is not worth a wait for the disk.
         sqlx::query("SET synchronous_commit = off").execute(&mut connection).await?;
         let (mut committed, mut heard) = (self.own_commits(), replica.heard.subscribe());
-        let mut together = TOGETHER;
         loop {
             let hint = Hint { replica: replica.id, position: *committed.borrow_and_update() };
             sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(hint.to_string()).execute(&mut connection).await?;
-            self.env().sleep(together).await;
-            together = if committed.has_changed().map_err(|_| Error::Closed)? { TOGETHER_LOADED } else { TOGETHER };
+            self.env().sleep(TOGETHER).await;
             let last_heard = *heard.borrow_and_update();
             let has_peer = last_heard.is_some_and(|last| self.env().now() < last.plus(ALIVE_FOR));
             tokio::select! {
