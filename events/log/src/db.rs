@@ -91,7 +91,12 @@ impl Database {
                 let options = Self::sqlite(path).create_if_missing(true);
                 Ok(Owned::Sqlite(Box::new(SqliteConnection::connect_with(&options).await?)))
             }
-            Self::Postgres(url) => Ok(Owned::Postgres(Box::new(PgConnection::connect_with(&Self::postgres(url)?).await?))),
+            Self::Postgres(url) => {
+                // Left to itself the server plans a look-up of one key anew every time: it sees the array, and that is shorter than the
+                // ten it would expect.
+                let options = Self::postgres(url)?.options([("plan_cache_mode", "force_generic_plan")]);
+                Ok(Owned::Postgres(Box::new(PgConnection::connect_with(&options).await?)))
+            }
         }
     }
 

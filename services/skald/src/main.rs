@@ -18,7 +18,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Gives memory back: with the system's allocator the 19 MiB that each password hash takes stay resident for good.
+/// Gives memory back: with the system's allocator the 19 MiB that each password hash takes stay resident for good. The C libraries
+/// have it too.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::traces::Traced;
 
-/// How long requests and messages under way may take to end, once told to stop.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long requests and messages under way may take to end, once told to stop: a commit takes seconds on a disk that is busy, and
+/// containers are usually given 30.
+const DRAIN: Duration = Duration::from_secs(15);
 
 /// The system can't start, or can't go on. Each is one sentence for the person at the keyboard.
 #[derive(Debug, thiserror::Error)]

@@ -13,11 +13,10 @@ use std::{
 };
 
 use contract::{
-    dead_letter::Cause,
-    record::{self, Record},
-    topics::{self, TOPICS, Topic},
+    record::Record,
+    topics::{TOPICS, Topic},
 };
-use eventlog::{Arrived, Error, Log, Poison, Writer, backoff};
+use eventlog::{Error, Log, Writer, backoff};
 use futures_util::future::BoxFuture;
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
@@ -32,9 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Health, Kafka, global_error, is_up,
-    partition::{BUFFER_MAX, Buffer, Partition, Places},
+    partition::{BUFFER_MAX, Buffer, Partition, Places, begin_at, incoming},
 };
-use crate::{Consumer, Incoming, consume};
+use crate::{Consumer, consume};
 
 /// How the process starts a task that it waits for at its end.
 pub type Spawn = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
@@ -45,6 +44,8 @@ const POLL: Duration = Duration::from_millis(50);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// The bound of one question to Kafka or to the database during an assignment.
 const ASK: Duration = Duration::from_secs(10);
+/// How often a question to Kafka is put again meanwhile: whoever is told to stop waits for no more than one answer.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How long leaving the group may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// A partition of which nothing was received for so many statistics, two seconds each, although there is something, has stalled.
@@ -121,7 +122,8 @@ impl Member {
     fn session(&self) -> Result<(), String> {
         self.health.begin("consumer", "joining the consumer group");
         // Who can't read where to begin has no business in the group.
-        self.runtime.block_on(progress(&self.log, self.consumer)).map_err(|error| format!("can't read the progress: {error}"))?;
+        wait_for(&self.runtime, &self.stop, self.log.progress_of(self.consumer))
+            .map_err(|error| format!("can't read the progress: {error}"))?;
         let session = Session {
             consumer: self.consumer,
             log: self.log.clone(),
@@ -129,6 +131,7 @@ impl Member {
             start: self.start.clone(),
             runtime: self.runtime.clone(),
             lost: CancellationToken::new(),
+            stop: self.stop.clone(),
             made_anew: self.made_anew.clone(),
             is_ending: AtomicBool::new(false),
             state: Mutex::default(),
@@ -200,9 +203,11 @@ pub(super) fn group(consumer: &str) -> String {
     format!("skald-{consumer}")
 }
 
-async fn progress(log: &Log, consumer: &str) -> Result<HashMap<(String, i64), i64>, Error> {
-    match tokio::time::timeout(ASK, log.progress_of(consumer)).await {
-        Ok(found) => Ok(found?.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect()),
+/// Waits for the database, but neither for ever nor past the end of the process.
+fn wait_for<T>(runtime: &Handle, stop: &CancellationToken, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match runtime.block_on(async { tokio::time::timeout(ASK, stop.run_until_cancelled(answer)).await }) {
+        Ok(Some(answered)) => answered,
+        Ok(None) => Err(Error::Closed),
         Err(_) => Err(Error::Overloaded),
     }
 }
@@ -216,6 +221,7 @@ struct Session {
     runtime: Handle,
     /// A partition's buffer no longer joins its progress.
     lost: CancellationToken,
+    stop: CancellationToken,
     made_anew: Places,
     is_ending: AtomicBool,
     state: Mutex<State>,
@@ -224,6 +230,8 @@ struct Session {
 #[derive(Default)]
 struct State {
     assigned: HashMap<(String, i32), Assigned>,
+    /// Whether any of them may be paused: most messages come while none is.
+    may_be_paused: bool,
     failed: Option<String>,
 }
 
@@ -255,6 +263,7 @@ impl Session {
         assigned.buffer.push(incoming(assigned.topic, message.partition(), message.offset(), record(message)));
         if assigned.buffer.waiting() >= BUFFER_MAX && !assigned.is_paused {
             assigned.is_paused = true;
+            state.may_be_paused = true;
             client.pause(&list([&place])).map_err(|error| format!("can't pause a partition: {error}"))?;
         }
         Ok(())
@@ -266,12 +275,18 @@ impl Session {
         if let Some(why) = state.failed.take() {
             return Err(why);
         }
+        if !state.may_be_paused {
+            return Ok(());
+        }
         let mut ready = Vec::new();
-        for (place, assigned) in &mut state.assigned {
+        let State { assigned, may_be_paused, .. } = &mut *state;
+        *may_be_paused = false;
+        for (place, assigned) in assigned {
             if assigned.is_paused && assigned.buffer.waiting() < BUFFER_MAX / 4 {
                 assigned.is_paused = false;
                 ready.push(place);
             }
+            *may_be_paused |= assigned.is_paused;
         }
         if ready.is_empty() {
             return Ok(());
@@ -323,16 +338,18 @@ impl Session {
 
     /// Begins where the database says; the group's own offsets are never asked.
     fn assign(&self, client: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) -> Result<(), String> {
-        let progress = self.runtime.block_on(progress(&self.log, self.consumer));
-        let progress = progress.map_err(|error| format!("can't read the progress: {error}"))?;
-        self.runtime.block_on(self.log.count_parked()).map_err(|error| format!("can't read what is parked: {error}"))?;
+        let progress = wait_for(&self.runtime, &self.stop, self.log.progress_of(self.consumer))
+            .map_err(|error| format!("can't read the progress: {error}"))?;
+        let progress: HashMap<_, _> = progress.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect();
+        wait_for(&self.runtime, &self.stop, self.log.count_parked())
+            .map_err(|error| format!("can't read what is parked: {error}"))?;
         let mut begun = Vec::new();
         for mut element in partitions.elements() {
             let place = (element.topic().to_owned(), element.partition());
             let topic = TOPICS.iter().find(|topic| topic.name == place.0).ok_or_else(|| format!("unknown topic {}", place.0))?;
             let stored = progress.get(&(place.0.clone(), i64::from(place.1))).copied().unwrap_or(0);
-            let (low, high) = client
-                .fetch_watermarks(&place.0, place.1, ASK)
+            let (low, high) = self
+                .watermarks(client, &place)
                 .map_err(|error| format!("can't ask for the offsets of {} partition {}: {error}", place.0, place.1))?;
             let at = (place.0.clone(), i64::from(place.1));
             let is_new = self.made_anew.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
@@ -372,6 +389,18 @@ impl Session {
         self.health.tell("topics", None);
         self.health.tell("consumer", None);
         Ok(())
+    }
+
+    /// The first offset that a partition holds, and the next that it will.
+    fn watermarks(&self, client: &BaseConsumer<Self>, (topic, partition): &(String, i32)) -> Result<(i64, i64), KafkaError> {
+        let until = self.log.env().now().plus(ASK);
+        loop {
+            match client.fetch_watermarks(topic, *partition, ASK_AGAIN) {
+                Err(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
+                    if !self.stop.is_cancelled() && self.log.env().now() < until => {}
+                answered => return answered,
+            }
+        }
     }
 
     fn revoke(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<(), String> {
@@ -465,35 +494,4 @@ pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
     // rdkafka panics where a header's name is not UTF-8. Without headers the record is garbage like any other.
     let headers = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).ok().flatten().unwrap_or_default();
     Record { key: message.key().map(<[u8]>::to_vec), headers, value: message.payload().map(<[u8]>::to_vec) }
-}
-
-/// Where an assignment begins, and whether that joins the stored progress: in a topic that holds `low` to `high`.
-pub fn begin_at(stored: i64, low: i64, high: i64, is_new: bool) -> (i64, bool) {
-    let joined = (low..=high).contains(&stored) && !is_new;
-    // One earlier, to see that it is still the topic whose messages were handled.
-    (if joined { low.max(stored - 1) } else { low }, joined)
-}
-
-/// Reads a record, and holds it against what the topic's owner would have written.
-pub fn incoming(topic: &Topic, partition: i32, offset: i64, record: Record) -> Incoming {
-    let poison = match record::decode(topic.name, &record) {
-        Ok((_, link)) if link.source.service != topic.owner => {
-            let error = format!("{} carries messages of the {} service, not of {}", topic.name, topic.owner, link.source.service);
-            Poison::new(Cause::Forged, error)
-        }
-        Ok((found, link)) => {
-            let key = found.key.as_deref().unwrap_or_default();
-            let wanted = topics::partition_of(key.as_bytes(), topic.settings.partitions);
-            if wanted == partition {
-                return Incoming { offset, message: Arrived::Linked(Arc::new(found), link), poison: None };
-            }
-            let error = format!("its key belongs to partition {wanted}, it is in {partition}");
-            Poison::new(Cause::Forged, error)
-        }
-        Err(error) => {
-            let cause = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
-            Poison::new(Cause::Undecodable, format!("{error}{cause}"))
-        }
-    };
-    Incoming { offset, message: Arrived::Raw(record), poison: Some(poison) }
 }

@@ -1,4 +1,5 @@
-//! One assigned partition: what was polled of it waits here, bounded, for the consumer that handles it.
+//! One assigned partition: where reading it begins, what a record in it comes to, and the bounded buffer between who polls and who
+//! handles.
 //!
 //! Never here: Kafka's client; `group` fills the buffer, pauses and resumes. An assignment that ends closes its buffer for good:
 //! the next one has a new one, so that nothing polled before is handled after.
@@ -11,7 +12,12 @@ use std::{
     },
 };
 
-use contract::{Fault, dead_letter::Cause, record};
+use contract::{
+    Fault,
+    dead_letter::Cause,
+    record::{self, Record},
+    topics::{self, Topic},
+};
 use eventlog::{Arrived, Error, Log, Poison};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -127,7 +133,7 @@ impl Partition {
     /// Parked messages whose gap has closed.
     async fn released(&self) -> Result<Vec<Incoming>, Error> {
         let released = self.log.released(self.consumer, &self.topic, self.number, RELEASED_MAX).await?;
-        let incoming = |(offset, found): (i64, record::Record)| match record::decode(&self.topic, &found) {
+        let incoming = |(offset, found): (i64, Record)| match record::decode(&self.topic, &found) {
             Ok((message, link)) => Incoming { offset, message: Arrived::Linked(Arc::new(message), link), poison: None },
             Err(error) => {
                 let poison = Some(Poison::new(Cause::Undecodable, error.to_string()));
@@ -243,4 +249,35 @@ impl Source for Partition {
     fn pass_over(&mut self, _topic: &str, _partition: i64, _next: i64) {
         unreachable!("a message with a place in a chain is never passed over")
     }
+}
+
+/// Where an assignment begins, and whether that joins the stored progress: in a topic that holds `low` to `high`.
+pub fn begin_at(stored: i64, low: i64, high: i64, is_new: bool) -> (i64, bool) {
+    let joined = (low..=high).contains(&stored) && !is_new;
+    // One earlier, to see that it is still the topic whose messages were handled.
+    (if joined { low.max(stored - 1) } else { low }, joined)
+}
+
+/// Reads a record, and holds it against what the topic's owner would have written.
+pub fn incoming(topic: &Topic, partition: i32, offset: i64, record: Record) -> Incoming {
+    let poison = match record::decode(topic.name, &record) {
+        Ok((_, link)) if link.source.service != topic.owner => {
+            let error = format!("{} carries messages of the {} service, not of {}", topic.name, topic.owner, link.source.service);
+            Poison::new(Cause::Forged, error)
+        }
+        Ok((found, link)) => {
+            let key = found.key.as_deref().unwrap_or_default();
+            let wanted = topics::partition_of(key.as_bytes(), topic.settings.partitions);
+            if wanted == partition {
+                return Incoming { offset, message: Arrived::Linked(Arc::new(found), link), poison: None };
+            }
+            let error = format!("its key belongs to partition {wanted}, it is in {partition}");
+            Poison::new(Cause::Forged, error)
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+            Poison::new(Cause::Undecodable, format!("{error}{cause}"))
+        }
+    };
+    Incoming { offset, message: Arrived::Raw(record), poison: Some(poison) }
 }

@@ -172,7 +172,7 @@ impl Cluster {
 
     /// Sends a signal to one process: KILL, TERM, STOP or CONT.
     pub(crate) fn signal(&mut self, index: usize, signal: &str) {
-        let Replica { service, child: running, .. } = &mut self.replicas[index];
+        let Replica { service, child: running, log, .. } = &mut self.replicas[index];
         let Some(child) = running else { return };
         if signal == "TERM" {
             until_it_listens(service, child);
@@ -182,7 +182,7 @@ impl Cluster {
         if ["KILL", "TERM"].contains(&signal) {
             let ended = child.wait().unwrap();
             *running = None;
-            assert!(signal == "KILL" || ended.success(), "{service} ended with {ended}");
+            assert!(signal == "KILL" || ended.success(), "{service} ended with {ended}:\n{}", end_of(log, 10));
         }
     }
 
@@ -242,13 +242,17 @@ impl Drop for Cluster {
                 let _ = child.wait();
             }
             if std::thread::panicking() {
-                let log = std::fs::read_to_string(&replica.log).unwrap_or_default();
-                let last: Vec<&str> = log.lines().rev().filter(|line| !line.contains(": answered ")).take(40).collect();
-                let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-                eprintln!("the end of the log of {}:\n{last}\n", replica.log.display());
+                eprintln!("the end of the log of {}:\n{}\n", replica.log.display(), end_of(&replica.log, 40));
             }
         }
     }
+}
+
+/// The last lines of a process's log, without those of requests.
+fn end_of(log: &Path, lines: usize) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let last: Vec<&str> = log.lines().rev().filter(|line| !line.contains(": answered ")).take(lines).collect();
+    last.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
 /// Waits until a process listens to SIGTERM, which ends one that does not yet.
