@@ -37,7 +37,7 @@ pub struct Batch {
     /// … and after this batch; the same when its messages were parked before. Offsets between that carry no message were of no
     /// interest.
     pub next: i64,
-    /// At most a few hundred.
+    /// At most a few hundred; none where only the progress moves.
     pub messages: Vec<Incoming>,
 }
 

@@ -84,7 +84,7 @@ pub struct Partition {
     log: Log,
     /// Asks for a new assignment: what is buffered does not join what is stored.
     lost: CancellationToken,
-    /// Partitions that have to be read from their beginning next time.
+    /// Partitions that have to be read from their beginning, until that has begun.
     made_anew: Places,
     /// The buffer begins at the stored progress, and not at the beginning of a topic that was made anew.
     joined: bool,
@@ -130,6 +130,10 @@ impl Partition {
         Batch { topic: self.topic.clone(), partition: self.number, from, next, messages }
     }
 
+    fn made_anew(&self) -> MutexGuard<'_, HashSet<(String, i64)>> {
+        self.made_anew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Parked messages whose gap has closed.
     async fn released(&self) -> Result<Vec<Incoming>, Error> {
         let released = self.log.released(self.consumer, &self.topic, self.number, RELEASED_MAX).await?;
@@ -153,6 +157,13 @@ impl Partition {
         if is_before { polled.pop_front() } else { None }
     }
 
+    /// Where the progress has to go back to before a topic is read from its beginning. By itself: a batch that happens to end where the
+    /// progress was would look like one that moves none.
+    fn first_anew(&self) -> Option<i64> {
+        let first = self.buffer.polled().front()?.offset;
+        (!self.joined && first != self.buffer.stored()).then_some(first)
+    }
+
     /// Whether it is what was handled there. If not, the topic was made anew and has grown as long as the old one was.
     async fn look_at(&self, before: Incoming) -> Result<(), Error> {
         let Arrived::Linked(_, link) = &before.message else { return Ok(()) };
@@ -167,7 +178,7 @@ impl Partition {
                 "{topic} partition {partition} was made anew: it has other messages than those that were handled. Reading it from its \
                  beginning, where repeats are skipped; what is missing is told below"
             );
-            self.made_anew.lock().unwrap_or_else(PoisonError::into_inner).insert((topic.clone(), partition));
+            self.made_anew().insert((topic.clone(), partition));
             self.lost.cancel();
             self.buffer.closed.cancel();
         }
@@ -196,6 +207,10 @@ impl Partition {
             if let Some(before) = self.handled_before() {
                 self.look_at(before).await?;
                 continue;
+            }
+            if let Some(first) = self.first_anew() {
+                self.handed = Handed::Before(first);
+                return Ok(Look::Batch(self.batch(first, Vec::new())));
             }
             let messages: Vec<Incoming> = {
                 let mut polled = self.buffer.polled();
@@ -231,7 +246,9 @@ impl Source for Partition {
         let handed = std::mem::replace(&mut self.handed, Handed::Nothing);
         let is_ours = match handed {
             Handed::Before(handed) if next == handed => {
-                self.joined = true;
+                if !std::mem::replace(&mut self.joined, true) {
+                    self.made_anew().remove(&(self.topic.clone(), self.number));
+                }
                 true
             }
             Handed::Before(_) | Handed::Nothing => false,

@@ -1,6 +1,6 @@
 //! One Kafka partition as a source, without Kafka: what it has handed out, and what becomes of that when another was faster.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use contract::{
     Message, Meta, Timestamp, record,
@@ -59,4 +59,42 @@ async fn a_reader_goes_on_with_its_buffer_only_where_that_begins_at_the_progress
     // Another came as far as 11: 11 and 12 were taken out of the buffer, and going on with 13 would pass them over.
     assert!(!goes_on_after(11).await);
     assert!(!goes_on_after(9).await, "rewound");
+}
+
+#[tokio::test]
+async fn a_topic_that_was_made_anew_is_remembered_until_reading_it_from_its_beginning_has_begun() {
+    let topic = TOPICS.iter().find(|topic| topic.name == topics::ORDER_EVENTS).unwrap();
+    let number = topics::partition_of(b"key", topic.settings.partitions);
+    let database = TestDatabase::fresh().await;
+    let log = Log::open(database.database.clone(), "sink", &[], Env::system()).await.unwrap().log;
+    let at = (topic.name.to_owned(), i64::from(number));
+    let made_anew = Places::default();
+    let is_remembered = || made_anew.lock().unwrap().contains(&at);
+    let partition = |buffer: &Arc<Buffer>, is_new: bool| {
+        let (log, lost) = (log.clone(), CancellationToken::new());
+        Partition::new("sink", at.clone(), buffer.clone(), log, lost, made_anew.clone(), !is_new)
+    };
+    let within = Duration::from_secs(10);
+
+    // The message before the progress is not the one that was handled.
+    let buffer = Buffer::new(10);
+    buffer.push(incoming(topic, number, 9, published(9)));
+    let mut old = partition(&buffer, false);
+    assert!(tokio::time::timeout(within, old.next()).await.unwrap().unwrap().is_none(), "it is not read on");
+    assert!(is_remembered());
+
+    // Ten messages again, so that the last ends where the progress is.
+    let buffer = Buffer::new(10);
+    for offset in 0..10 {
+        buffer.push(incoming(topic, number, offset, published(offset + 1)));
+    }
+    let mut new = partition(&buffer, true);
+    let mut next = async || {
+        let batch = tokio::time::timeout(within, new.next()).await.unwrap().unwrap().unwrap();
+        let found = (batch.from, batch.next, batch.messages.len(), is_remembered());
+        new.seek(topic.name, i64::from(number), batch.next);
+        found
+    };
+    assert_eq!(next().await, (10, 0, 0, true), "an assignment that ended here would begin at the beginning again");
+    assert_eq!(next().await, (0, 10, 10, false));
 }
