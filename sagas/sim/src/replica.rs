@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -228,7 +228,7 @@ impl Replica {
             let topic = TOPICS.iter().find(|found| found.name == topic).expect("a topic of the contract");
             let at = (topic.name.to_owned(), i64::from(*partition));
             let stored = progress.iter().find(|(name, number, _)| (name, number) == (&at.0, &at.1)).map_or(0, |found| found.2);
-            let is_new = self.made_anew.lock().unwrap_or_else(PoisonError::into_inner).contains(&at);
+            let is_new = self.made_anew.contains(&at);
             let (from, joined) = begin_at(stored, 0, broker.end(topic.name, *partition), is_new);
             let (buffer, lost) = (Buffer::new(stored), CancellationToken::new());
             let (name, log, anew) = (self.name.as_str(), self.log.clone(), self.made_anew.clone());

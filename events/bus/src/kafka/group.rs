@@ -351,8 +351,7 @@ impl Session {
             let (low, high) = self
                 .watermarks(client, &place)
                 .map_err(|error| format!("can't ask for the offsets of {} partition {}: {error}", place.0, place.1))?;
-            let at = (place.0.clone(), i64::from(place.1));
-            let is_new = self.made_anew.lock().unwrap_or_else(PoisonError::into_inner).contains(&at);
+            let is_new = self.made_anew.contains(&(place.0.clone(), i64::from(place.1)));
             let (from, joined) = begin_at(stored, low, high, is_new);
             if !joined && stored > 0 && !is_new {
                 tracing::error!(
@@ -413,7 +412,7 @@ impl Session {
             tracing::debug!(consumer = self.consumer, topic = place.0, partition = place.1, "partition revoked");
             if !self.is_ending.load(Ordering::Relaxed) {
                 // Whoever gets it finds out by itself.
-                self.made_anew.lock().unwrap_or_else(PoisonError::into_inner).remove(&(place.0, i64::from(place.1)));
+                self.made_anew.forget(&(place.0, i64::from(place.1)));
             }
         }
         client.incremental_unassign(partitions).map_err(|error| format!("can't give up an assignment: {error}"))

@@ -31,8 +31,23 @@ pub(super) const BUFFER_MAX: usize = 2_048;
 /// Parked messages taken up in one batch.
 const RELEASED_MAX: i64 = 256;
 
-/// Topics and partitions.
-pub type Places = Arc<Mutex<HashSet<(String, i64)>>>;
+/// Topics and partitions that have to be read from their beginning, until that has begun. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Places(Arc<Mutex<HashSet<(String, i64)>>>);
+
+impl Places {
+    fn set(&self) -> MutexGuard<'_, HashSet<(String, i64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn contains(&self, place: &(String, i64)) -> bool {
+        self.set().contains(place)
+    }
+
+    pub(super) fn forget(&self, place: &(String, i64)) {
+        self.set().remove(place);
+    }
+}
 
 /// The buffer between the polling thread and the consumer of one partition.
 pub struct Buffer {
@@ -84,7 +99,6 @@ pub struct Partition {
     log: Log,
     /// Asks for a new assignment: what is buffered does not join what is stored.
     lost: CancellationToken,
-    /// Partitions that have to be read from their beginning, until that has begun.
     made_anew: Places,
     /// The buffer begins at the stored progress, and not at the beginning of a topic that was made anew.
     joined: bool,
@@ -128,10 +142,6 @@ impl Partition {
     fn batch(&self, next: i64, messages: Vec<Incoming>) -> Batch {
         let from = self.buffer.stored();
         Batch { topic: self.topic.clone(), partition: self.number, from, next, messages }
-    }
-
-    fn made_anew(&self) -> MutexGuard<'_, HashSet<(String, i64)>> {
-        self.made_anew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Parked messages whose gap has closed.
@@ -178,7 +188,7 @@ impl Partition {
                 "{topic} partition {partition} was made anew: it has other messages than those that were handled. Reading it from its \
                  beginning, where repeats are skipped; what is missing is told below"
             );
-            self.made_anew().insert((topic.clone(), partition));
+            self.made_anew.set().insert((topic.clone(), partition));
             self.lost.cancel();
             self.buffer.closed.cancel();
         }
@@ -247,7 +257,7 @@ impl Source for Partition {
         let is_ours = match handed {
             Handed::Before(handed) if next == handed => {
                 if !std::mem::replace(&mut self.joined, true) {
-                    self.made_anew().remove(&(self.topic.clone(), self.number));
+                    self.made_anew.forget(&(self.topic.clone(), self.number));
                 }
                 true
             }

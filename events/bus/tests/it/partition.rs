@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use contract::{
     Message, Meta, Timestamp, record,
-    topics::{self, TOPICS},
+    topics::{self, TOPICS, Topic},
 };
 use eventlog::{Env, Log, testing::TestDatabase};
 use skald_bus::{
@@ -33,12 +33,18 @@ fn published(position: i64) -> record::Record {
     record::encode(&message, &source, position - 1)
 }
 
-/// Offsets 10, 11 and 12 are handed out; then the progress is found at `next`. Whether the partition goes on with what it has buffered.
-async fn goes_on_after(next: i64) -> bool {
+/// The topic and partition that these records are for, and the log of who reads it.
+async fn sink() -> (&'static Topic, i32, TestDatabase, Log) {
     let topic = TOPICS.iter().find(|topic| topic.name == topics::ORDER_EVENTS).unwrap();
     let number = topics::partition_of(b"key", topic.settings.partitions);
     let database = TestDatabase::fresh().await;
     let log = Log::open(database.database.clone(), "sink", &[], Env::system()).await.unwrap().log;
+    (topic, number, database, log)
+}
+
+/// Offsets 10, 11 and 12 are handed out; then the progress is found at `next`. Whether the partition goes on with what it has buffered.
+async fn goes_on_after(next: i64) -> bool {
+    let (topic, number, _database, log) = sink().await;
     let (buffer, lost) = (Buffer::new(10), CancellationToken::new());
     let at = (topic.name.to_owned(), i64::from(number));
     let mut partition = Partition::new("sink", at, buffer.clone(), log, lost.clone(), Places::default(), true);
@@ -63,13 +69,10 @@ async fn a_reader_goes_on_with_its_buffer_only_where_that_begins_at_the_progress
 
 #[tokio::test]
 async fn a_topic_that_was_made_anew_is_remembered_until_reading_it_from_its_beginning_has_begun() {
-    let topic = TOPICS.iter().find(|topic| topic.name == topics::ORDER_EVENTS).unwrap();
-    let number = topics::partition_of(b"key", topic.settings.partitions);
-    let database = TestDatabase::fresh().await;
-    let log = Log::open(database.database.clone(), "sink", &[], Env::system()).await.unwrap().log;
+    let (topic, number, _database, log) = sink().await;
     let at = (topic.name.to_owned(), i64::from(number));
     let made_anew = Places::default();
-    let is_remembered = || made_anew.lock().unwrap().contains(&at);
+    let is_remembered = || made_anew.contains(&at);
     let partition = |buffer: &Arc<Buffer>, is_new: bool| {
         let (log, lost) = (log.clone(), CancellationToken::new());
         Partition::new("sink", at.clone(), buffer.clone(), log, lost, made_anew.clone(), !is_new)
