@@ -22,6 +22,8 @@ pub struct Topic {
     pub owner: &'static str,
     /// The services that consume it.
     pub readers: &'static [&'static str],
+    /// Whether a saga stands still until its messages have come. The others may be published a little later, together.
+    pub is_awaited: bool,
     pub settings: Settings,
 }
 
@@ -44,21 +46,32 @@ const MESSAGES: Settings = Settings { partitions: 6, retention: DAY.saturating_m
 /// and again its headers.
 const DEAD_LETTERS: Settings = Settings { partitions: 6, retention: DAY.saturating_mul(30), max_message_bytes: 4 * MIB };
 
-const fn topic(name: &'static str, owner: &'static str, readers: &'static [&'static str]) -> Topic {
-    Topic { name, owner, readers, settings: MESSAGES }
+/// One that tells what has happened.
+const fn news(name: &'static str, owner: &'static str, readers: &'static [&'static str]) -> Topic {
+    Topic { name, owner, readers, is_awaited: false, settings: MESSAGES }
+}
+
+/// One that carries what a saga asks, or what it is answered.
+const fn talk(name: &'static str, owner: &'static str, reader: &'static [&'static str]) -> Topic {
+    Topic { is_awaited: true, ..news(name, owner, reader) }
 }
 
 /// Every topic but the dead letters, which are `<name>.dlq` each.
 pub const TOPICS: [Topic; 8] = [
-    topic(ORDER_EVENTS, "order", &["notification"]),
-    topic(PRODUCT_COMMANDS, "order", &["product"]),
-    topic(PRODUCT_EVENTS, "product", &["order"]),
-    topic(PAYMENT_COMMANDS, "order", &["payment"]),
-    topic(PAYMENT_EVENTS, "payment", &["order"]),
-    topic(USER_EVENTS, "user", &[]),
-    topic(NOTIFICATION_EVENTS, "notification", &[]),
-    topic(SAGA_EVENTS, "order", &[]),
+    news(ORDER_EVENTS, "order", &["notification"]),
+    talk(PRODUCT_COMMANDS, "order", &["product"]),
+    talk(PRODUCT_EVENTS, "product", &["order"]),
+    talk(PAYMENT_COMMANDS, "order", &["payment"]),
+    talk(PAYMENT_EVENTS, "payment", &["order"]),
+    news(USER_EVENTS, "user", &[]),
+    news(NOTIFICATION_EVENTS, "notification", &[]),
+    news(SAGA_EVENTS, "order", &[]),
 ];
+
+/// Whether a saga stands still until messages of `topic` have come.
+pub fn is_awaited(topic: &str) -> bool {
+    TOPICS.iter().any(|found| found.is_awaited && found.name == topic)
+}
 
 /// Where a message of `topic` goes that a consumer can't handle.
 pub fn dead_letters(topic: &str) -> String {

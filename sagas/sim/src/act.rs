@@ -317,6 +317,7 @@ impl World {
             !others.iter().any(|other| self.slots[*other].up.as_ref().is_some_and(|other| other.relay.is_leading()))
         });
         let relays = relays.map(|replica| replica.relay.idle_until);
-        due.chain(starts).chain(parked).chain(relays).filter(|instant| *instant > self.clock.now()).min()
+        let held = running().filter_map(|replica| replica.relay.held_until());
+        due.chain(starts).chain(parked).chain(relays).chain(held).filter(|instant| *instant > self.clock.now()).min()
     }
 }

@@ -59,11 +59,17 @@ impl Relay {
             None => now >= self.idle_until,
             Some(leading) => {
                 leading.flow.sent() < head
+                    || leading.flow.held_until().is_some_and(|due| due <= now)
                     || leading.is_dirty
                     || leading.producer.has_report()
                     || now.since(leading.renewed) >= RENEW && now >= self.idle_until
             }
         }
+    }
+
+    /// When a leader has something to send by itself.
+    pub(crate) fn held_until(&self) -> Option<Timestamp> {
+        self.leading.as_ref()?.flow.held_until()
     }
 
     pub(crate) fn is_leading(&self) -> bool {

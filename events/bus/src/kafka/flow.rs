@@ -31,6 +31,9 @@ const ROWS_MAX: usize = 1_024;
 /// Under load a pause between rounds makes few requests of many; a round of fewer rows than one order's is not load.
 const PACE: Duration = Duration::from_millis(2);
 const PACED_FROM: usize = 12;
+/// How long what no saga waits for is held, to be sent with what comes meanwhile: Kafka's work goes by requests, and a request takes
+/// all that there is for its partition.
+const HELD: Duration = Duration::from_millis(100);
 /// How often reports are looked for while something is on its way: nobody waits for them, and being woken by each costs more than
 /// sending did.
 const REPORTS: Duration = Duration::from_millis(20);
@@ -62,6 +65,9 @@ pub struct Flow<P> {
     chain: BTreeMap<String, Vec<i64>>,
     /// Rows that are not known to have arrived, in order.
     window: VecDeque<Sent>,
+    /// Those of them that the producer does not have yet, in order, and when it gets them.
+    held: Vec<Held>,
+    held_until: Option<Timestamp>,
     saved: Checkpoint,
     /// What is to be told of messages once they have arrived, a round of sending each; nothing where nobody hears it.
     rounds: VecDeque<Round>,
@@ -73,6 +79,12 @@ struct Round {
     /// Of the last of them.
     position: i64,
     rows: Vec<Arc<Message>>,
+}
+
+struct Held {
+    row: Arc<Message>,
+    partition: i32,
+    record: Record,
 }
 
 struct Sent {
@@ -89,12 +101,18 @@ impl<P: Publish> Flow<P> {
     pub async fn begin(log: Log, checkpoint: Checkpoint, producer: P) -> Result<Self, Ended> {
         let last = log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position);
         let (epochs, sent, chain) = (log.epochs().await?, checkpoint.position, checkpoint.chain.clone());
-        Ok(Self { log, epochs, producer, sent, last, chain, window: VecDeque::new(), saved: checkpoint, rounds: VecDeque::new() })
+        let (window, held, held_until, rounds) = Default::default();
+        Ok(Self { log, epochs, producer, sent, last, chain, window, held, held_until, saved: checkpoint, rounds })
     }
 
     /// Rows up to here have been given to the producer.
     pub fn sent(&self) -> i64 {
         self.sent
+    }
+
+    /// When there is something to send although nothing new has come.
+    pub fn held_until(&self) -> Option<Timestamp> {
+        self.held_until
     }
 
     pub(super) async fn run(
@@ -125,6 +143,7 @@ impl<P: Publish> Flow<P> {
             }
             let until = if is_dirty { SAVE } else { RENEW }.saturating_sub(age);
             let until = if self.window.is_empty() { until } else { until.min(REPORTS) };
+            let until = self.held_until.map_or(until, |due| until.min(due.since(env.now())));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.stop(reports, candidate).await,
@@ -153,11 +172,16 @@ impl<P: Publish> Flow<P> {
         Ok(())
     }
 
-    /// Gives the next rows to the producer, and tells how many; none when there are none now, or no room.
+    /// Gives the next rows to the producer, and what was held long enough; tells how many rows were next, none when there are none now
+    /// or no room.
     ///
     /// # Errors
     /// Why it must end.
     pub async fn send_more(&mut self) -> Result<usize, Ended> {
+        let is_due = self.held_until.is_some_and(|due| due <= self.log.env().now());
+        if is_due || self.window.len() >= IN_FLIGHT_MAX {
+            self.release()?;
+        }
         if self.window.len() >= IN_FLIGHT_MAX || *self.log.head().borrow() <= self.sent {
             return Ok(0);
         }
@@ -180,10 +204,25 @@ impl<P: Publish> Flow<P> {
             self.rounds.extend(rows.last().map(|last| last.position).map(|position| Round { begun, position, rows }));
         }
         for row in rows {
-            self.send(&row)?;
             (self.sent, self.last) = (row.position, Some(row.id.0));
+            self.send(row)?;
         }
         Ok(count)
+    }
+
+    /// Gives the producer what was held.
+    fn release(&mut self) -> Result<(), Ended> {
+        self.held_until = None;
+        for Held { row, partition, record } in std::mem::take(&mut self.held) {
+            self.publish(&row, partition, &record)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&self, row: &Message, partition: i32, record: &Record) -> Result<(), Ended> {
+        let topic = row.topic.as_deref().unwrap_or_default();
+        let failed = |error| Ended::Failed(format!("can't publish row {} to {topic}: {error}", row.position));
+        self.producer.publish(topic, partition, row, record).map_err(failed)
     }
 
     /// Tells of the rounds that have arrived whole.
@@ -195,7 +234,7 @@ impl<P: Publish> Flow<P> {
         }
     }
 
-    fn send(&mut self, row: &Message) -> Result<(), Ended> {
+    fn send(&mut self, row: Arc<Message>) -> Result<(), Ended> {
         let (Some(topic), Some(key)) = (row.topic.as_deref(), row.key.as_deref()) else {
             self.window.push_back(Sent { position: row.position, to: None, has_arrived: true });
             return Ok(());
@@ -211,15 +250,18 @@ impl<P: Publish> Flow<P> {
         let first =
             self.epochs.iter().rev().find(|epoch| epoch.first_position <= row.position).map_or(1, |epoch| epoch.first_position);
         let previous = if *last >= first { *last } else { 0 };
-        let record = record::encode(row, &source, previous);
-        let failed = |error| Ended::Failed(format!("can't publish row {} to {topic}: {error}", row.position));
-        self.producer.publish(topic, partition, row, &record).map_err(failed)?;
+        let record = record::encode(&row, &source, previous);
         *last = row.position;
         self.window.push_back(Sent {
             position: row.position,
             to: Some((topic.to_owned(), partition as usize)),
             has_arrived: false,
         });
+        if topics::is_awaited(topic) {
+            return self.publish(&row, partition, &record);
+        }
+        self.held.push(Held { row, partition, record });
+        self.held_until.get_or_insert(self.log.env().now().plus(HELD));
         Ok(())
     }
 
@@ -277,6 +319,7 @@ impl<P: Publish> Flow<P> {
         let env = self.log.env().clone();
         let mut is_dirty = false;
         let began = env.now();
+        self.release()?;
         while !self.window.is_empty() && env.now().since(began) < FLUSH {
             self.hear(&mut reports, &mut is_dirty)?;
             env.sleep(FLUSHED).await;
