@@ -30,9 +30,9 @@ const CONFLICTS_MAX: u32 = 5;
 const SETTLE_TRIES: u32 = 8;
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_CAP: Duration = Duration::from_secs(2);
-/// How long to wait for company, where a commit is dear and the last one was shared: under load this makes few commits of many,
-/// and whoever is alone never waits.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long to wait for company, where a commit is dear and the last one was for more than one job: under load this makes few commits
+/// of many, and whoever is alone never waits.
+const GATHER: Duration = Duration::from_millis(5);
 /// Jobs that are company enough.
 const GATHERED_ENOUGH: usize = 64;
 /// Idempotency keys deleted in one transaction.
@@ -50,7 +50,7 @@ impl<H: Handler> Task<H> {
     pub(crate) async fn run(mut self) {
         let (mut held, mut was_shared) = (None, false);
         while let Some(batch) = self.gather(&mut held, was_shared).await {
-            was_shared = batch.len() > 1;
+            was_shared = batch.iter().map(Entry::weight).sum::<usize>() > 1;
             self.commit(batch).await;
         }
         if let Some(connection) = self.connection.take()

@@ -1,6 +1,7 @@
 //! The embedded bus: what one log commits, another service handles once, whatever stops in between. Over Kafka: `kafka`.
 
 mod heard;
+mod held;
 mod kafka;
 mod partition;
 
@@ -100,7 +101,11 @@ struct Running {
 
 impl Running {
     async fn start(name: &'static str, database: &TestDatabase) -> Self {
-        let opened = Log::open(database.database.clone(), name, &[], Env::system()).await.unwrap();
+        Self::start_with(name, database, Env::system()).await
+    }
+
+    async fn start_with(name: &'static str, database: &TestDatabase, env: Env) -> Self {
+        let opened = Log::open(database.database.clone(), name, &[], env).await.unwrap();
         let service = Arc::new(Service::default());
         let (writer, task) = Writer::new(opened, service.clone(), WriterLimits::default());
         Self { service, writer, task: spawn(task) }
