@@ -117,5 +117,5 @@ load 'one of each, one client' 1000 1
 stop_services
 start 2
 # As above: processes that have just begun make their plans and join their groups meanwhile.
-load 'warm up' 5000 256
+load 'warm up, two of each' 5000 256
 load 'two of each, 256 clients' "$orders" 256

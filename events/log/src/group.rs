@@ -33,7 +33,7 @@ const RETRY_CAP: Duration = Duration::from_secs(2);
 /// How long to wait for company, where a commit is dear and the last one was for more than one job: under load this makes few commits
 /// of many, and whoever is alone never waits.
 const GATHER: Duration = Duration::from_millis(5);
-/// Jobs that are company enough.
+/// Entries that are company enough.
 const GATHERED_ENOUGH: usize = 64;
 /// Idempotency keys deleted in one transaction.
 const FORGOTTEN_MAX: i64 = 1_000;
@@ -49,8 +49,7 @@ pub(crate) struct Task<H: Handler> {
 impl<H: Handler> Task<H> {
     pub(crate) async fn run(mut self) {
         let (mut held, mut was_shared) = (None, false);
-        while let Some(batch) = self.gather(&mut held, was_shared).await {
-            was_shared = batch.iter().map(Entry::weight).sum::<usize>() > 1;
+        while let Some(batch) = self.gather(&mut held, &mut was_shared).await {
             self.commit(batch).await;
         }
         if let Some(connection) = self.connection.take()
@@ -60,13 +59,14 @@ impl<H: Handler> Task<H> {
         }
     }
 
-    /// What has gathered, up to the batch's bound. The entry that would pass the bound is held for the next batch.
-    async fn gather(&mut self, held: &mut Option<Entry<H>>, was_shared: bool) -> Option<Vec<Entry<H>>> {
+    /// What has gathered, up to the batch's bound. The entry that would pass the bound is held for the next batch. `was_shared` is
+    /// whether the last batch was of more than one job.
+    async fn gather(&mut self, held: &mut Option<Entry<H>>, was_shared: &mut bool) -> Option<Vec<Entry<H>>> {
         let first = match held.take() {
             Some(entry) => entry,
             None => self.entries.recv().await?,
         };
-        if was_shared && matches!(self.log.database(), Database::Postgres(_)) && self.entries.len() < GATHERED_ENOUGH {
+        if *was_shared && matches!(self.log.database(), Database::Postgres(_)) && self.entries.len() < GATHERED_ENOUGH {
             // In real time: nothing is decided by it, and a clock that a test has stopped must not stop commits.
             tokio::time::sleep(GATHER).await;
         }
@@ -80,6 +80,7 @@ impl<H: Handler> Task<H> {
             }
             batch.push(entry);
         }
+        *was_shared = weight > 1;
         Some(batch)
     }
 

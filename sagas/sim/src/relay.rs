@@ -126,7 +126,7 @@ impl Relay {
         let rows = leading.flow.send_more().await?;
         let mut reports = 0;
         while let Some(report) = leading.producer.report() {
-            leading.flow.report(report, &mut leading.is_dirty)?;
+            leading.flow.report(report)?;
             reports += 1;
         }
         leading.flow.settle(&mut leading.is_dirty);

@@ -59,29 +59,28 @@ pub struct Flow<P> {
     log: Log,
     epochs: Vec<Epoch>,
     producer: P,
-    /// Rows up to here have been given to the producer; the id of that row, and the chain with it.
+    /// Rows up to here have been given to the producer, or are held; the id of that row, and the chain with it.
     sent: i64,
     last: Option<Uuid>,
     chain: BTreeMap<String, Vec<i64>>,
     /// Rows that are not known to have arrived, in order.
     window: VecDeque<Sent>,
-    /// Those of them that the producer does not have yet, in order, and when it gets them.
+    /// Those of them that the producer does not have yet, in order.
     held: Vec<Held>,
-    held_until: Option<Timestamp>,
     saved: Checkpoint,
-    /// What is to be told of messages once they have arrived, a round of sending each; nothing where nobody hears it.
-    rounds: VecDeque<Round>,
+    /// What is to be told of messages once they have arrived; nothing where nobody hears it.
+    rounds: Vec<Round>,
 }
 
 /// Rows that were given to the producer together.
 struct Round {
     begun: Timestamp,
-    /// Of the last of them.
-    position: i64,
     rows: Vec<Arc<Message>>,
 }
 
+/// A row that waits to be given to the producer.
 struct Held {
+    until: Timestamp,
     row: Arc<Message>,
     partition: i32,
     record: Record,
@@ -101,18 +100,18 @@ impl<P: Publish> Flow<P> {
     pub async fn begin(log: Log, checkpoint: Checkpoint, producer: P) -> Result<Self, Ended> {
         let last = log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position);
         let (epochs, sent, chain) = (log.epochs().await?, checkpoint.position, checkpoint.chain.clone());
-        let (window, held, held_until, rounds) = Default::default();
-        Ok(Self { log, epochs, producer, sent, last, chain, window, held, held_until, saved: checkpoint, rounds })
+        let (window, held, rounds) = Default::default();
+        Ok(Self { log, epochs, producer, sent, last, chain, window, held, saved: checkpoint, rounds })
     }
 
-    /// Rows up to here have been given to the producer.
+    /// Rows up to here have been given to the producer, or are held.
     pub fn sent(&self) -> i64 {
         self.sent
     }
 
     /// When there is something to send although nothing new has come.
     pub fn held_until(&self) -> Option<Timestamp> {
-        self.held_until
+        self.held.first().map(|first| first.until)
     }
 
     pub(super) async fn run(
@@ -143,7 +142,7 @@ impl<P: Publish> Flow<P> {
             }
             let until = if is_dirty { SAVE } else { RENEW }.saturating_sub(age);
             let until = if self.window.is_empty() { until } else { until.min(REPORTS) };
-            let until = self.held_until.map_or(until, |due| until.min(due.since(env.now())));
+            let until = self.held_until().map_or(until, |due| until.min(due.since(env.now())));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.stop(reports, candidate).await,
@@ -166,7 +165,7 @@ impl<P: Publish> Flow<P> {
     fn hear(&mut self, reports: &mut mpsc::UnboundedReceiver<Report>, is_dirty: &mut bool) -> Result<(), Ended> {
         self.producer.hear();
         while let Ok(report) = reports.try_recv() {
-            self.report(report, is_dirty)?;
+            self.report(report)?;
         }
         self.settle(is_dirty);
         Ok(())
@@ -178,8 +177,7 @@ impl<P: Publish> Flow<P> {
     /// # Errors
     /// Why it must end.
     pub async fn send_more(&mut self) -> Result<usize, Ended> {
-        let is_due = self.held_until.is_some_and(|due| due <= self.log.env().now());
-        if is_due || self.window.len() >= IN_FLIGHT_MAX {
+        if self.held_until().is_some_and(|due| due <= self.log.env().now()) {
             self.release()?;
         }
         if self.window.len() >= IN_FLIGHT_MAX || *self.log.head().borrow() <= self.sent {
@@ -199,39 +197,60 @@ impl<P: Publish> Flow<P> {
             rows = self.log.after(self.sent, ROWS_MAX).await?.into_iter();
         }
         let count = rows.len();
-        if self.log.env().observer().is_some() {
-            let (begun, rows) = (self.log.env().now(), rows.as_slice().to_vec());
-            self.rounds.extend(rows.last().map(|last| last.position).map(|position| Round { begun, position, rows }));
-        }
+        self.begin_round();
         for row in rows {
             (self.sent, self.last) = (row.position, Some(row.id.0));
             self.send(row)?;
         }
+        if self.window.len() >= IN_FLIGHT_MAX {
+            self.release()?;
+        }
         Ok(count)
     }
 
-    /// Gives the producer what was held.
+    /// Gives the producer what is held.
     fn release(&mut self) -> Result<(), Ended> {
-        self.held_until = None;
-        for Held { row, partition, record } in std::mem::take(&mut self.held) {
-            self.publish(&row, partition, &record)?;
+        self.begin_round();
+        for Held { row, partition, record, .. } in std::mem::take(&mut self.held) {
+            self.publish(row, partition, &record)?;
         }
         Ok(())
     }
 
-    fn publish(&self, row: &Message, partition: i32, record: &Record) -> Result<(), Ended> {
+    fn publish(&mut self, row: Arc<Message>, partition: i32, record: &Record) -> Result<(), Ended> {
         let topic = row.topic.as_deref().unwrap_or_default();
         let failed = |error| Ended::Failed(format!("can't publish row {} to {topic}: {error}", row.position));
-        self.producer.publish(topic, partition, row, record).map_err(failed)
+        self.producer.publish(topic, partition, &row, record).map_err(failed)?;
+        if let Some(round) = self.rounds.last_mut() {
+            round.rows.push(row);
+        }
+        Ok(())
+    }
+
+    /// What the producer is given from here on is told together.
+    fn begin_round(&mut self) {
+        if self.log.env().observer().is_some() {
+            self.rounds.push(Round { begun: self.log.env().now(), rows: Vec::new() });
+        }
     }
 
     /// Tells of the rounds that have arrived whole.
     fn tell(&mut self) {
-        while self.rounds.front().is_some_and(|round| round.position <= self.saved.position) {
-            let Some(Round { begun, rows, .. }) = self.rounds.pop_front() else { return };
+        let rounds = std::mem::take(&mut self.rounds);
+        let (arrived, rest) = rounds.into_iter().partition(|round: &Round| {
+            round.rows.iter().all(|row| self.place(row.position).is_none_or(|place| self.window[place].has_arrived))
+        });
+        self.rounds = rest;
+        for Round { begun, rows } in arrived {
             let sent: Vec<_> = rows.iter().filter_map(|row| Some((row.topic.as_deref()?, &row.meta.trace))).collect();
             eventlog::carry(&self.log, Way::Sent, begun, &sent, true);
         }
+    }
+
+    /// The place in the window of the row at a position that is not settled yet.
+    fn place(&self, position: i64) -> Option<usize> {
+        let place = usize::try_from(position - self.window.front()?.position).ok()?;
+        (place < self.window.len()).then_some(place)
     }
 
     fn send(&mut self, row: Arc<Message>) -> Result<(), Ended> {
@@ -258,33 +277,28 @@ impl<P: Publish> Flow<P> {
             has_arrived: false,
         });
         if topics::is_awaited(topic) {
-            return self.publish(&row, partition, &record);
+            return self.publish(row, partition, &record);
         }
-        self.held.push(Held { row, partition, record });
-        self.held_until.get_or_insert(self.log.env().now().plus(HELD));
+        self.held.push(Held { until: self.log.env().now().plus(HELD), row, partition, record });
         Ok(())
     }
 
-    /// Takes one report; `is_dirty` tells that the checkpoint has moved.
+    /// Takes one report.
     ///
     /// # Errors
     /// [`Ended::Failed`]: throw the producer away.
-    pub fn report(&mut self, (position, error): Report, is_dirty: &mut bool) -> Result<(), Ended> {
+    pub fn report(&mut self, (position, error): Report) -> Result<(), Ended> {
         if let Some(error) = error {
             // Later ones may have arrived; they are published again behind this one.
             return Err(Ended::Failed(format!("Kafka did not take row {position}: {error}")));
         }
-        if let Some(first) = self.window.front()
-            && let Ok(index) = usize::try_from(position - first.position)
-            && let Some(sent) = self.window.get_mut(index)
-        {
-            sent.has_arrived = true;
+        if let Some(place) = self.place(position) {
+            self.window[place].has_arrived = true;
         }
-        self.settle(is_dirty);
         Ok(())
     }
 
-    /// Moves the checkpoint over what has arrived without a gap.
+    /// Moves the checkpoint over what has arrived without a gap; `is_dirty` tells that it has moved.
     pub fn settle(&mut self, is_dirty: &mut bool) {
         while self.window.front().is_some_and(|first| first.has_arrived || Fault::CheckpointBeforeReport.is_planted()) {
             let Some(Sent { position, to, .. }) = self.window.pop_front() else { return };
