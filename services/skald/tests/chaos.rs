@@ -465,6 +465,12 @@ async fn orders_are_taken_without_kafka_up_to_the_backlog_and_then_refused() {
         let ended = ann.ended(&format!("order-{number}"), &wanted).await;
         assert_eq!(ended.told(), (202, "confirmed", ""));
     }
+    // What became of them waits for Kafka as well: new orders are taken when enough of that is published, as `Retry-After` says.
+    eventually("orders are taken again", async || match ann.place("one-more", &wanted, 0).await {
+        answer if answer.status == 202 => Ok(()),
+        refused => Err(refused.body.to_string()),
+    })
+    .await;
     assert_eq!(ann.ended("one-more", &wanted).await.told(), (202, "confirmed", ""));
     cluster.settles().await;
 }
