@@ -146,7 +146,11 @@ impl<H: Handler> Task<H> {
     async fn settled(&mut self, batch: &[Entry<H>]) -> Result<Vec<Outcome<H::Done>>, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.log.database().connect().await?,
+            None => {
+                let connection = self.log.database().connect().await?;
+                self.log.forget_rows();
+                connection
+            }
         };
         connection.begin().await?;
         let prepared = match self.prepare(&mut connection, batch).await {

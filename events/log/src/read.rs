@@ -41,6 +41,8 @@ struct Inner {
     /// The newest row that this process committed.
     own: watch::Sender<i64>,
     tail: Mutex<Tail>,
+    /// Whoever reads what is missing there.
+    reading: tokio::sync::Mutex<()>,
     /// How far the log is known to be published, and how much may wait for that; without a broker nothing does.
     published: AtomicI64,
     backlog_max: AtomicI64,
@@ -129,9 +131,10 @@ impl Log {
         let readers = database.readers()?;
         // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
         drop(readers.acquire().await.map_err(unreadable)?);
-        let (head, own, tail) = (watch::Sender::new(position), watch::Sender::new(position), Mutex::default());
+        let (head, own) = (watch::Sender::new(position), watch::Sender::new(position));
+        let (tail, reading) = Default::default();
         let (published, backlog_max, counts) = (AtomicI64::new(0), AtomicI64::new(i64::MAX), Counts::default());
-        let inner = Inner { service, id, secret, database, readers, env, head, own, tail, published, backlog_max, counts };
+        let inner = Inner { service, id, secret, database, readers, env, head, own, tail, reading, published, backlog_max, counts };
         let log = Self { inner: Arc::new(inner) };
         log.count_parked().await.map_err(|source| OpenError::Read { database: log.inner.database.to_string(), source })?;
         Ok(Opened { log, connection })
@@ -175,23 +178,53 @@ impl Log {
     /// The next rows after a position, in order, at most `limit`: from memory where they are there, else from the database.
     /// There may be more than what comes; there is nothing more only when nothing comes.
     ///
+    /// All of it is of one log: where that has lost commits and given their positions out again, nothing older comes with what is there
+    /// now. Whoever has read the row at `after` before sees by its id, from one position earlier, whether it is still the same.
+    ///
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn after(&self, after: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
-        if let Some(rows) = self.tail().after(after, limit) {
+        if let Some(rows) = self.in_memory(after, limit) {
             return Ok(rows);
         }
-        if after >= *self.inner.head.borrow() {
-            return Ok(Vec::new());
+        // What one has read, whoever waited for their turn finds in memory.
+        let _turn = self.inner.reading.lock().await;
+        if let Some(rows) = self.in_memory(after, limit) {
+            return Ok(rows);
         }
+        let mut rows = self.tail().after(after, limit);
+        let reached = rows.last().map_or(after, |last| last.position);
+        let until = self.tail().first_after(reached).unwrap_or(i64::MAX);
+        // What is missing, and its neighbours, to see that they join.
+        let read = self.read(reached, until, limit - rows.len() + 2).await?;
+        if !self.tail().join(reached, &read) {
+            return self.read(after + 1, i64::MAX, limit).await;
+        }
+        rows.extend(read.into_iter().filter(|row| row.position > reached));
+        rows.truncate(limit);
+        let reached = rows.last().map_or(after, |last| last.position);
+        rows.extend(self.tail().after(reached, limit - rows.len()));
+        Ok(rows)
+    }
+
+    /// The next rows after a position if none is missing before the end or the limit.
+    fn in_memory(&self, after: i64, limit: usize) -> Option<Vec<Arc<Message>>> {
+        let head = *self.inner.head.borrow();
+        let rows = self.tail().after(after, limit);
+        let reached = rows.last().map_or(after, |last| last.position);
+        (reached >= head || rows.len() == limit).then_some(rows)
+    }
+
+    async fn read(&self, first: i64, last: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
         let mut reader = self.reader().await?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
             "SELECT ",
             log!(),
-            " FROM log WHERE position > $1 ORDER BY position LIMIT $2"
+            " FROM log WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3"
         ))
-        .bind(after)
+        .bind(first)
+        .bind(last)
         .bind(limit)
         .fetch_all(c)
         .await)?;
@@ -402,10 +435,15 @@ impl Log {
     pub(crate) fn committed(&self, rows: Vec<Arc<Message>>) {
         self.inner.counts.commits.fetch_add(1, Ordering::Relaxed);
         if let Some(newest) = rows.last().map(|row| row.position) {
-            self.tail().extend(rows);
+            self.tail().take_up(&rows);
             self.heard(newest);
             self.inner.own.send_replace(newest);
         }
+    }
+
+    /// Forgets the rows in memory: a database that had to be connected to again may have lost some of them.
+    pub(crate) fn forget_rows(&self) {
+        self.tail().clear();
     }
 
     fn tail(&self) -> std::sync::MutexGuard<'_, Tail> {

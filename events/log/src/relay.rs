@@ -66,6 +66,7 @@ impl Candidate {
             if let Conn::Postgres(c) = connection.conn() {
                 sqlx::query("SET synchronous_commit = off").execute(c).await?;
             }
+            self.log.forget_rows();
             self.connection = Some(connection);
         }
         Ok(self.connection.as_mut().expect("connected above").conn())

@@ -1,35 +1,61 @@
 //! The newest rows in memory, so that whoever follows the log closely need not read them back from the database.
+//!
+//! Between those that this process committed other replicas' rows are missing, until somebody has read them. Never here: the reading.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use contract::Message;
 
 /// Rows kept; about 3 MiB of them. Whoever lags further reads from the database.
 const ROWS_MAX: usize = 4_096;
 
-/// A contiguous run of rows that ends at the newest row this process committed.
+/// Rows by position; some may be missing.
 #[derive(Default)]
-pub(crate) struct Tail(VecDeque<Arc<Message>>);
+pub(crate) struct Tail(BTreeMap<i64, Arc<Message>>);
 
 impl Tail {
-    pub(crate) fn extend(&mut self, rows: impl IntoIterator<Item = Arc<Message>>) {
-        for row in rows {
-            // Another replica committed in between: what is here no longer joins.
-            if self.0.back().is_some_and(|last| last.position + 1 != row.position) {
-                self.0.clear();
-            }
-            if self.0.len() == ROWS_MAX {
-                self.0.pop_front();
-            }
-            self.0.push_back(row);
+    /// Takes up rows that were committed or read just now. Another row in the place of one that is here means that the log has lost
+    /// commits: all the rest is forgotten then.
+    pub(crate) fn take_up(&mut self, rows: &[Arc<Message>]) {
+        if rows.iter().any(|row| !self.is_same(row)) {
+            self.0.clear();
+        }
+        self.0.extend(rows.iter().map(|row| (row.position, row.clone())));
+        while self.0.len() > ROWS_MAX {
+            self.0.pop_first();
         }
     }
 
-    /// The rows after `after`, at most `limit`; `None` when some of them are not here.
-    pub(crate) fn after(&self, after: i64, limit: usize) -> Option<Vec<Arc<Message>>> {
-        let first = self.0.front()?.position;
-        let skip = usize::try_from(after + 1 - first).ok()?;
-        (skip < self.0.len()).then(|| self.0.range(skip..self.0.len().min(skip + limit)).cloned().collect())
+    /// Whether there is no other row in its place.
+    fn is_same(&self, row: &Message) -> bool {
+        self.0.get(&row.position).is_none_or(|here| here.id == row.id)
+    }
+
+    /// Those of the next rows after `after` that are here, at most `limit`: up to the first that is missing.
+    pub(crate) fn after(&self, after: i64, limit: usize) -> Vec<Arc<Message>> {
+        let rows = self.0.range(after.saturating_add(1)..).zip(after + 1..);
+        rows.take_while(|((position, _), wanted)| *position == wanted).take(limit).map(|((_, row), _)| row.clone()).collect()
+    }
+
+    /// The position of the first row here after `after`.
+    pub(crate) fn first_after(&self, after: i64) -> Option<i64> {
+        self.0.range(after.saturating_add(1)..).next().map(|(position, _)| *position)
+    }
+
+    /// Takes up what was read from the row at `from` on, and tells whether it joins what is here. If not, the log has lost commits.
+    pub(crate) fn join(&mut self, from: i64, read: &[Arc<Message>]) -> bool {
+        let is_begun = !self.0.contains_key(&from) || read.first().is_some_and(|first| first.position == from);
+        let joins = is_begun && read.iter().all(|row| self.is_same(row));
+        if joins {
+            self.take_up(read);
+        } else {
+            self.clear();
+        }
+        joins
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -37,10 +63,12 @@ impl Tail {
 mod tests {
     use super::*;
 
-    fn row(position: i64) -> Arc<Message> {
+    const NONE: [i64; 0] = [];
+
+    fn row(position: i64, id: u128) -> Arc<Message> {
         Arc::new(Message {
             position,
-            id: uuid::Uuid::nil().into(),
+            id: uuid::Uuid::from_u128(id).into(),
             stream: String::new(),
             version: 1,
             topic: None,
@@ -53,22 +81,55 @@ mod tests {
         })
     }
 
-    fn positions(rows: Option<Vec<Arc<Message>>>) -> Option<Vec<i64>> {
-        Some(rows?.iter().map(|row| row.position).collect())
+    fn rows(positions: impl IntoIterator<Item = i64>) -> Vec<Arc<Message>> {
+        positions.into_iter().map(|position| row(position, position as u128)).collect()
+    }
+
+    fn positions(rows: Vec<Arc<Message>>) -> Vec<i64> {
+        rows.iter().map(|row| row.position).collect()
     }
 
     #[test]
-    fn answers_only_what_it_holds_without_a_gap() {
+    fn answers_what_it_holds_up_to_a_gap() {
         let mut tail = Tail::default();
-        assert_eq!(positions(tail.after(0, 9)), None);
-        tail.extend((5..=8).map(row));
-        assert_eq!(positions(tail.after(5, 2)), Some(vec![6, 7]));
-        assert_eq!(positions(tail.after(3, 9)), None, "row 4 is not here");
-        assert_eq!(positions(tail.after(8, 9)), None, "nothing newer");
-        tail.extend([row(11)]);
-        assert_eq!(positions(tail.after(7, 9)), None, "rows 9 and 10 are another replica's");
-        assert_eq!(positions(tail.after(10, 9)), Some(vec![11]));
-        tail.extend((12..12 + ROWS_MAX as i64).map(row));
-        assert_eq!(positions(tail.after(10, 9)), None, "bounded");
+        assert_eq!(positions(tail.after(0, 9)), NONE);
+        tail.take_up(&rows(5..=8));
+        assert_eq!(positions(tail.after(5, 2)), [6, 7]);
+        assert_eq!(positions(tail.after(3, 9)), NONE, "row 4 is not here");
+        assert_eq!(tail.first_after(3), Some(5));
+        assert_eq!(positions(tail.after(8, 9)), NONE, "nothing newer");
+        assert_eq!(tail.first_after(8), None);
+        tail.take_up(&rows([11]));
+        assert_eq!(positions(tail.after(6, 9)), [7, 8], "rows 9 and 10 are another replica's");
+        assert_eq!(tail.first_after(8), Some(11));
+        tail.take_up(&rows([9, 10]));
+        assert_eq!(positions(tail.after(6, 9)), [7, 8, 9, 10, 11], "they have been read");
+        tail.take_up(&rows(12..12 + ROWS_MAX as i64));
+        assert_eq!(positions(tail.after(10, 9)), NONE, "bounded");
+        tail.take_up(&rows([11]));
+        assert_eq!(positions(tail.after(10, 9)), NONE, "the newest are kept");
+    }
+
+    #[test]
+    fn forgets_what_the_log_has_lost() {
+        let mut tail = Tail::default();
+        tail.take_up(&rows(1..=4));
+        assert!(tail.join(0, &rows(1..=2)), "row 0 was never here");
+        assert!(tail.join(4, &rows(4..=6)));
+        assert_eq!(positions(tail.after(0, 9)), [1, 2, 3, 4, 5, 6]);
+        for (read, why) in [
+            (rows(5..=6), "row 4 is lost"),
+            (Vec::new(), "row 4 is lost"),
+            (vec![row(4, 44)], "another one is in the place of row 4"),
+            (vec![row(4, 4), row(7, 77)], "another one is in the place of row 7"),
+        ] {
+            let mut tail = Tail::default();
+            tail.take_up(&rows([3, 4, 7]));
+            assert!(!tail.join(4, &read), "{why}");
+            assert_eq!(positions(tail.after(2, 9)), NONE, "{why}");
+        }
+        tail.take_up(&[row(3, 33)]);
+        assert_eq!(positions(tail.after(0, 9)), NONE, "another one was committed in the place of row 3");
+        assert_eq!(positions(tail.after(2, 9)), [3]);
     }
 }

@@ -192,10 +192,6 @@ impl<P: Publish> Flow<P> {
                 _ => return Err(Ended::Failed("the log has lost rows that were published; looking at Kafka".to_owned())),
             }
         }
-        // It may be the newest that is in memory, where other replicas' rows are not.
-        if rows.len() == 0 {
-            rows = self.log.after(self.sent, ROWS_MAX).await?.into_iter();
-        }
         let count = rows.len();
         self.begin_round();
         for row in rows {

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use contract::{Meta, Trace, topics};
 use futures_util::future::join_all;
-use skald_log::{Answer, Error, Job, WriterLimits, testing::TestDatabase};
+use skald_log::{Answer, Error, Job, WriterLimits, on, testing::TestDatabase};
 use tokio::sync::Semaphore;
 
 use crate::fixture::{Work, assert_without_gaps, at, count, job, key, start, start_with};
@@ -160,4 +160,33 @@ async fn a_log_goes_on_where_it_stopped() {
         assert_eq!(log.rows().await.len(), usize::try_from(round).unwrap());
         log.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_two_replicas_come_in_their_order_and_none_that_the_log_has_lost_with_what_took_its_place() {
+    let database = TestDatabase::fresh().await;
+    let (one, two) = (start(&database).await, start(&database).await);
+    for version in 1..=6 {
+        let replica = if version % 2 == 0 { &one } else { &two };
+        replica.submit(at("a", version)).await.unwrap();
+    }
+    let stored = two.log().stream("a", 1).await.unwrap();
+    assert_eq!(one.rows().await, stored);
+    assert_eq!(two.rows().await, stored);
+
+    // What a failover to a standby that had not received them leaves behind. `one` still has all six in memory.
+    let mut connection = database.database.connect().await.unwrap();
+    for sql in ["DELETE FROM log WHERE position > 3", "UPDATE head SET position = 3"] {
+        on!(&mut connection.conn(), |c| sqlx::query::<DB>(sql).execute(c).await.map(drop)).unwrap();
+    }
+    for version in 1..=4 {
+        two.submit(at("b", version)).await.unwrap();
+    }
+    one.log().refresh().await.unwrap();
+    let now = [two.log().stream("a", 1).await.unwrap(), two.log().stream("b", 1).await.unwrap()].concat();
+    assert_eq!(one.log().after(2, 9).await.unwrap(), now[2..]);
+    assert_eq!(one.rows().await, now);
+    assert_eq!(two.rows().await, now);
+    one.stop().await;
+    two.stop().await;
 }
