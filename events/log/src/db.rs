@@ -76,8 +76,9 @@ impl Database {
     }
 
     pub(crate) fn postgres(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
-        // Every statement goes by keys. A plan made while a table was empty is kept, and must not read all of the table later.
-        let plans = [("enable_seqscan", "off"), ("jit", "off")];
+        // Every statement goes by keys. A plan made while a table was empty is kept, and must not read all of the table later. Left to
+        // itself the server plans most statements anew every time: it knows the values then, and expects fewer rows than without.
+        let plans = [("enable_seqscan", "off"), ("jit", "off"), ("plan_cache_mode", "force_generic_plan")];
         Ok(url.parse::<PgConnectOptions>()?.statement_cache_capacity(STATEMENTS_CACHED).options(plans))
     }
 
@@ -91,12 +92,7 @@ impl Database {
                 let options = Self::sqlite(path).create_if_missing(true);
                 Ok(Owned::Sqlite(Box::new(SqliteConnection::connect_with(&options).await?)))
             }
-            Self::Postgres(url) => {
-                // Left to itself the server plans a look-up of one key anew every time: it sees the array, and that is shorter than the
-                // ten it would expect.
-                let options = Self::postgres(url)?.options([("plan_cache_mode", "force_generic_plan")]);
-                Ok(Owned::Postgres(Box::new(PgConnection::connect_with(&options).await?)))
-            }
+            Self::Postgres(url) => Ok(Owned::Postgres(Box::new(PgConnection::connect_with(&Self::postgres(url)?).await?))),
         }
     }
 

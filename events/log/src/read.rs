@@ -40,6 +40,8 @@ struct Inner {
     head: watch::Sender<i64>,
     /// The newest row that this process committed.
     own: watch::Sender<i64>,
+    /// When another replica was last heard of, and when one that waits for rows.
+    peers: watch::Sender<Peers>,
     tail: Mutex<Tail>,
     /// Whoever reads what is missing there.
     reading: tokio::sync::Mutex<()>,
@@ -47,6 +49,13 @@ struct Inner {
     published: AtomicI64,
     backlog_max: AtomicI64,
     counts: Counts,
+}
+
+/// When another replica of this log was last heard of, and when one that waits for its rows.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Peers {
+    pub any: Option<Timestamp>,
+    pub waiting: Option<Timestamp>,
 }
 
 /// What this process has done to a log, since it started.
@@ -132,9 +141,24 @@ impl Log {
         // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
         drop(readers.acquire().await.map_err(unreadable)?);
         let (head, own) = (watch::Sender::new(position), watch::Sender::new(position));
-        let (tail, reading) = Default::default();
+        let (peers, tail, reading) = Default::default();
         let (published, backlog_max, counts) = (AtomicI64::new(0), AtomicI64::new(i64::MAX), Counts::default());
-        let inner = Inner { service, id, secret, database, readers, env, head, own, tail, reading, published, backlog_max, counts };
+        let inner = Inner {
+            service,
+            id,
+            secret,
+            database,
+            readers,
+            env,
+            head,
+            own,
+            peers,
+            tail,
+            reading,
+            published,
+            backlog_max,
+            counts,
+        };
         let log = Self { inner: Arc::new(inner) };
         log.count_parked().await.map_err(|source| OpenError::Read { database: log.inner.database.to_string(), source })?;
         Ok(Opened { log, connection })
@@ -400,6 +424,15 @@ impl Log {
 
     pub(crate) fn own_commits(&self) -> watch::Receiver<i64> {
         self.inner.own.subscribe()
+    }
+
+    /// Whether anything of this process waits for rows.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.inner.head.receiver_count() > 0
+    }
+
+    pub(crate) fn peers(&self) -> &watch::Sender<Peers> {
+        &self.inner.peers
     }
 
     pub(crate) fn counts(&self) -> &Counts {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use skald_log::Database;
 use skald_log::testing::TestDatabase;
-use skald_log::{Database, Log};
 use sqlx::postgres::PgListener;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{count, start};
@@ -18,8 +18,7 @@ fn spawn(future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(future)
 }
 
-async fn reaches(log: &Log, position: i64) {
-    let mut head = log.head();
+async fn reaches(head: &mut watch::Receiver<i64>, position: i64) {
     timeout(SOON, head.wait_for(|head| *head >= position)).await.expect("nobody told of a commit").unwrap();
 }
 
@@ -33,11 +32,12 @@ async fn replicas_hear_of_each_others_commits() {
     }
     if let Database::Postgres(_) = database.database {
         // Whoever begins to listen looks up the head once; what comes later is told, or never known.
+        let (mut at_one, mut at_two) = (one.log().head(), two.log().head());
         for round in 0..3 {
             one.submit(count("a")).await.unwrap();
-            reaches(two.log(), 2 * round + 1).await;
+            reaches(&mut at_two, 2 * round + 1).await;
             two.submit(count("a")).await.unwrap();
-            reaches(one.log(), 2 * round + 2).await;
+            reaches(&mut at_one, 2 * round + 2).await;
         }
         stop.cancel();
     }
@@ -47,6 +47,35 @@ async fn replicas_hear_of_each_others_commits() {
     }
     one.stop().await;
     two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_replica_that_waits_is_told_of_each_commit() {
+    let database = TestDatabase::fresh().await;
+    let (leader, other, stop) = (start(&database).await, start(&database).await, CancellationToken::new());
+    let mut head = leader.log().head();
+    let exchanges = [&leader, &other].map(|replica| spawn(replica.log().clone().exchange_wake_ups(stop.clone())));
+    if let Database::Postgres(url) = &database.database {
+        other.submit(count("a")).await.unwrap();
+        reaches(&mut head, 1).await;
+        let mut ear = PgListener::connect(url).await.unwrap();
+        ear.listen("skald_head").await.unwrap();
+        for _ in 0..50 {
+            leader.submit(count("a")).await.unwrap();
+        }
+        let mut hints = 0;
+        // The next sign of life after all commits tells where they led.
+        while !timeout(SOON, ear.recv()).await.expect("no sign of life").unwrap().payload().ends_with(" 51") {
+            hints += 1;
+        }
+        assert!(hints < 25, "{hints} hints of 50 commits that nobody waits for");
+        stop.cancel();
+    }
+    for exchange in exchanges {
+        timeout(SOON, exchange).await.expect("it ends when it is told to").unwrap();
+    }
+    leader.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
