@@ -18,6 +18,7 @@ mod operate;
 mod read;
 mod redrive;
 mod relay;
+mod rows;
 mod sql;
 mod survey;
 mod tail;

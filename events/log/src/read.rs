@@ -1,4 +1,4 @@
-//! The log as its readers see it: opening, the head, rows after a position, a stream, progress, stored answers.
+//! The log as its readers see it: opening, the head, progress, stored answers. Its rows are read in `rows.rs`.
 
 use std::{
     collections::HashMap,
@@ -9,19 +9,18 @@ use std::{
 };
 
 use contract::{
-    Message, Meta, Timestamp, Trace,
+    Message,
     record::{Link, Record, Source},
 };
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored,
-    append::log,
-    chain,
+    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, chain,
     db::{Owned, Reader},
     migrate, on,
     tail::Tail,
+    wake::Peers,
 };
 
 /// One service's event log. Cheap to clone.
@@ -51,13 +50,6 @@ struct Inner {
     counts: Counts,
 }
 
-/// When another replica of this log was last heard of, and when one that waits for its rows.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Peers {
-    pub any: Option<Timestamp>,
-    pub waiting: Option<Timestamp>,
-}
-
 /// What this process has done to a log, since it started.
 #[derive(Default)]
 pub(crate) struct Counts {
@@ -77,32 +69,6 @@ type Gap = (String, i64, String);
 pub struct Opened {
     pub log: Log,
     pub connection: Owned,
-}
-
-/// The columns of [`log!`].
-type StoredRow = (
-    i64,
-    Uuid,
-    String,
-    i64,
-    Option<String>,
-    Option<String>,
-    String,
-    i64,
-    String,
-    Option<Uuid>,
-    Option<Uuid>,
-    Option<String>,
-    Option<String>,
-    i64,
-    Option<String>,
-);
-
-fn message(row: StoredRow) -> Arc<Message> {
-    let (position, id, stream, version, topic, key, kind, schema, data, cause, correlation, parent, state, time_us, actor) = row;
-    let meta = Meta { cause: cause.map(Into::into), correlation, trace: Trace { parent, state }, actor };
-    let (id, time) = (id.into(), Timestamp(time_us));
-    Arc::new(Message { position, id, stream, version, topic, key, kind, schema, data, time, meta })
 }
 
 impl std::fmt::Debug for Log {
@@ -191,68 +157,17 @@ impl Log {
         self.inner.head.subscribe()
     }
 
+    /// The same, as it is now.
+    pub(crate) fn newest(&self) -> i64 {
+        *self.inner.head.borrow()
+    }
+
     /// A connection that only reads.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn reader(&self) -> Result<Reader, Error> {
         self.inner.readers.acquire().await
-    }
-
-    /// The next rows after a position, in order, at most `limit`: from memory where they are there, else from the database.
-    /// There may be more than what comes; there is nothing more only when nothing comes.
-    ///
-    /// All of it is of one log: where that has lost commits and given their positions out again, nothing older comes with what is there
-    /// now. Whoever has read the row at `after` before sees by its id, from one position earlier, whether it is still the same.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`].
-    pub async fn after(&self, after: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
-        if let Some(rows) = self.in_memory(after, limit) {
-            return Ok(rows);
-        }
-        // What one has read, whoever waited for their turn finds in memory.
-        let _turn = self.inner.reading.lock().await;
-        if let Some(rows) = self.in_memory(after, limit) {
-            return Ok(rows);
-        }
-        let mut rows = self.tail().after(after, limit);
-        let reached = rows.last().map_or(after, |last| last.position);
-        let until = self.tail().first_after(reached).unwrap_or(i64::MAX);
-        // What is missing, and its neighbours, to see that they join.
-        let read = self.read(reached, until, limit - rows.len() + 2).await?;
-        if !self.tail().join(reached, &read) {
-            return self.read(after + 1, i64::MAX, limit).await;
-        }
-        rows.extend(read.into_iter().filter(|row| row.position > reached));
-        rows.truncate(limit);
-        let reached = rows.last().map_or(after, |last| last.position);
-        rows.extend(self.tail().after(reached, limit - rows.len()));
-        Ok(rows)
-    }
-
-    /// The next rows after a position if none is missing before the end or the limit.
-    fn in_memory(&self, after: i64, limit: usize) -> Option<Vec<Arc<Message>>> {
-        let head = *self.inner.head.borrow();
-        let rows = self.tail().after(after, limit);
-        let reached = rows.last().map_or(after, |last| last.position);
-        (reached >= head || rows.len() == limit).then_some(rows)
-    }
-
-    async fn read(&self, first: i64, last: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
-        let mut reader = self.reader().await?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
-            "SELECT ",
-            log!(),
-            " FROM log WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3"
-        ))
-        .bind(first)
-        .bind(last)
-        .bind(limit)
-        .fetch_all(c)
-        .await)?;
-        Ok(rows.into_iter().map(message).collect())
     }
 
     /// Looks up the head in the database: the net under the wake-up, for rows that another process committed.
@@ -265,24 +180,6 @@ impl Log {
             on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT position FROM head").fetch_one(c).await)?;
         self.heard(found);
         Ok(())
-    }
-
-    /// One stream from a version on, in order.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`].
-    pub async fn stream(&self, stream: &str, from_version: i64) -> Result<Vec<Arc<Message>>, Error> {
-        let mut reader = self.reader().await?;
-        let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
-            "SELECT ",
-            log!(),
-            " FROM log WHERE stream = $1 AND version >= $2 ORDER BY version"
-        ))
-        .bind(stream)
-        .bind(from_version)
-        .fetch_all(c)
-        .await)?;
-        Ok(rows.into_iter().map(message).collect())
     }
 
     /// The next offset that `consumer` has not handled yet; 0 before its first message.
@@ -390,7 +287,7 @@ impl Log {
 
     /// Rows that are not known to be published yet.
     pub fn unpublished(&self) -> i64 {
-        *self.inner.head.borrow() - self.inner.published.load(Ordering::Relaxed)
+        self.newest() - self.inner.published.load(Ordering::Relaxed)
     }
 
     /// Whether there is a broker that it is published to.
@@ -433,6 +330,10 @@ impl Log {
 
     pub(crate) fn peers(&self) -> &watch::Sender<Peers> {
         &self.inner.peers
+    }
+
+    pub(crate) fn reading(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.reading
     }
 
     pub(crate) fn counts(&self) -> &Counts {
@@ -479,7 +380,7 @@ impl Log {
         self.tail().clear();
     }
 
-    fn tail(&self) -> std::sync::MutexGuard<'_, Tail> {
+    pub(crate) fn tail(&self) -> std::sync::MutexGuard<'_, Tail> {
         self.inner.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -33,13 +33,13 @@ impl Tail {
 
     /// Those of the next rows after `after` that are here, at most `limit`: up to the first that is missing.
     pub(crate) fn after(&self, after: i64, limit: usize) -> Vec<Arc<Message>> {
-        let rows = self.0.range(after.saturating_add(1)..).zip(after + 1..);
+        let rows = self.0.range(after + 1..).zip(after + 1..);
         rows.take_while(|((position, _), wanted)| *position == wanted).take(limit).map(|((_, row), _)| row.clone()).collect()
     }
 
     /// The position of the first row here after `after`.
     pub(crate) fn first_after(&self, after: i64) -> Option<i64> {
-        self.0.range(after.saturating_add(1)..).next().map(|(position, _)| *position)
+        self.0.range(after + 1..).next().map(|(position, _)| *position)
     }
 
     /// Takes up what was read from the row at `from` on, and tells whether it joins what is here. If not, the log has lost commits.

@@ -11,7 +11,7 @@ use sqlx::{Connection, PgConnection, postgres::PgListener};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Database, Error, Log, backoff, read::Peers};
+use crate::{Database, Error, Log, backoff};
 
 const CHANNEL: &str = "skald_head";
 /// Commits within this time share one hint.
@@ -21,6 +21,13 @@ const ALIVE_EVERY: Duration = Duration::from_secs(1);
 const ALIVE_FOR: Duration = Duration::from_secs(3);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_CAP: Duration = Duration::from_secs(5);
+
+/// When another replica of this log was last heard of, and when one that waits for its rows.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Peers {
+    pub any: Option<Timestamp>,
+    pub waiting: Option<Timestamp>,
+}
 
 /// What a replica tells: who it is, whether it waits for rows itself, and how far the log is.
 struct Hint {

@@ -22,6 +22,21 @@ async fn reaches(head: &mut watch::Receiver<i64>, position: i64) {
     timeout(SOON, head.wait_for(|head| *head >= position)).await.expect("nobody told of a commit").unwrap();
 }
 
+async fn ear(url: &str) -> PgListener {
+    let mut ear = PgListener::connect(url).await.unwrap();
+    ear.listen("skald_head").await.unwrap();
+    ear
+}
+
+/// Hints that come before the one that tells of `position`, the last of all commits: the next sign of life does, if nothing else.
+async fn hints_before(ear: &mut PgListener, position: i64) -> usize {
+    let (mut hints, last) = (0, format!(" {position}"));
+    while !timeout(SOON, ear.recv()).await.expect("no sign of life").unwrap().payload().ends_with(&last) {
+        hints += 1;
+    }
+    hints
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_hear_of_each_others_commits() {
     let database = TestDatabase::fresh().await;
@@ -58,16 +73,11 @@ async fn only_a_replica_that_waits_is_told_of_each_commit() {
     if let Database::Postgres(url) = &database.database {
         other.submit(count("a")).await.unwrap();
         reaches(&mut head, 1).await;
-        let mut ear = PgListener::connect(url).await.unwrap();
-        ear.listen("skald_head").await.unwrap();
+        let mut ear = ear(url).await;
         for _ in 0..50 {
             leader.submit(count("a")).await.unwrap();
         }
-        let mut hints = 0;
-        // The next sign of life after all commits tells where they led.
-        while !timeout(SOON, ear.recv()).await.expect("no sign of life").unwrap().payload().ends_with(" 51") {
-            hints += 1;
-        }
+        let hints = hints_before(&mut ear, 51).await;
         assert!(hints < 25, "{hints} hints of 50 commits that nobody waits for");
         stop.cancel();
     }
@@ -84,18 +94,13 @@ async fn a_replica_alone_tells_nobody_of_each_commit() {
     let (alone, stop) = (start(&database).await, CancellationToken::new());
     let exchange = spawn(alone.log().clone().exchange_wake_ups(stop.clone()));
     if let Database::Postgres(url) = &database.database {
-        let mut ear = PgListener::connect(url).await.unwrap();
-        ear.listen("skald_head").await.unwrap();
+        let mut ear = ear(url).await;
         let sign_of_life = timeout(SOON, ear.recv()).await.expect("no sign of life").unwrap();
         assert!(sign_of_life.payload().ends_with(" 0"), "{}", sign_of_life.payload());
         for _ in 0..50 {
             alone.submit(count("a")).await.unwrap();
         }
-        let mut hints = 0;
-        // The next sign of life after all commits tells where they led.
-        while !timeout(SOON, ear.recv()).await.expect("no sign of life").unwrap().payload().ends_with(" 50") {
-            hints += 1;
-        }
+        let hints = hints_before(&mut ear, 50).await;
         assert!(hints < 25, "{hints} hints of 50 commits");
         stop.cancel();
     }
