@@ -10,5 +10,6 @@ export SKALD_CRASH_ROUNDS=${1:-${SKALD_CRASH_ROUNDS:-20}}
 export SKALD_BIN=$CARGO_TARGET_DIR/release/skald
 case $SKALD_CRASH_ROUNDS in '' | *[!0-9]* | 0) fail "rounds are a number from 1 on, not '$SKALD_CRASH_ROUNDS'" ;; esac
 
-cargo build --locked --release
-cargo test --locked -p skald --test crash -- --nocapture
+build_release
+build_debug
+tests skald crash -- --nocapture

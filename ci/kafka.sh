@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A real Kafka without Docker: one node in KRaft mode, on loopback and free ports. ci/kafka.sh COMMAND:
 #
+#   install         fetches it, where it is not here yet; all that start one do that first
 #   up [--tls]      starts one and prints the variables to reach it (also in target/ci/kafka.env); one that is up is kept.
 #                   --tls adds a listener with TLS and SCRAM-SHA-512, under a certificate authority of its own
 #   stop            SIGTERM, and waits for the end; the data and the ports are kept
@@ -237,6 +238,7 @@ down() {
 }
 
 case ${1:-} in
+install) install ;;
 up)
   [ $# = 1 ] || [ "$2" = --tls ] || fail "'$2' is nothing that 'up' knows; there is --tls"
   if running; then
@@ -274,7 +276,8 @@ test)
   # shellcheck source=/dev/null
   source "$env_file"
   # They are marked as ignored, because they fail without a Kafka.
-  cargo test --locked --package skald-bus -- --ignored
+  build_debug
+  tests skald-bus it -- --ignored
   ;;
 *)
   sed -n '2,/^# shellcheck/{/^# shellcheck/d;s/^# \{0,1\}//p}' "$0" >&2

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# A real PostgreSQL without Docker: ci/postgres.sh up | restart | down | test.
+# A real PostgreSQL without Docker: ci/postgres.sh install | up | restart | down | test.
 #
+#   install  puts its programs here, where they are not yet; all that start one do that first
 #   up    starts one on loopback and a free port, in a directory of its own, with the five services' databases, and prints
 #         the variables to reach it (also in target/ci/postgres.env); one that is up already is kept
 #   restart  stops that one without letting anybody finish, and starts it again
@@ -122,6 +123,7 @@ stop() {
 new_directory() { mktemp -d /tmp/skald-postgres.XXXXXX; }
 
 case ${1:-} in
+install) install ;;
 up)
   if [ -f "$directory_file" ] && running "$(cat "$directory_file")"; then
     echo "already up, in $(cat "$directory_file")"
@@ -154,7 +156,8 @@ test)
   trap 'exit 143' TERM
   start "$directory" "$STATE/postgres-test.env"
   written_before=$("$(bin)/psql" -XAtc 'SELECT pg_current_wal_lsn()')
-  cargo test --locked "${suites[@]/#/--package=}"
+  build_debug
+  for suite in "${suites[@]}"; do tests "$suite"; done
   # A suite that has forgotten the variable passes on SQLite: so ask the server whether anybody was here.
   written=$("$(bin)/psql" -XAtc "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '$written_before')::bigint")
   [ "$written" -gt 1000000 ] || fail "the suites passed, but wrote only $written bytes on PostgreSQL: they ran on SQLite"
