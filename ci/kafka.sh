@@ -9,6 +9,7 @@
 #   down            stops it and removes its data
 #   run CLASS ...   runs a program of Kafka's own, such as org.apache.kafka.tools.TopicCommand, .DumpLogSegments or
 #                   .consumer.ConsoleConsumer
+#   jars            fetches Kafka and says where it is
 #   test            starts another one, runs the tests that need it, and stops it whatever happens
 #
 # up, stop, kill and start return when it is so. SKALD_KAFKA_STATE names another directory for the variables and the data,
@@ -260,6 +261,10 @@ stop | kill)
 down)
   [ -d "$home" ] || fail "none is up in $state"
   down
+  ;;
+jars)
+  install
+  echo "$jars"
   ;;
 run)
   [ -f "$properties" ] || fail "none is up in $state"
