@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # A real Kafka without Docker: one node in KRaft mode, on loopback and free ports. ci/kafka.sh COMMAND:
 #
-#   install         fetches it, where it is not here yet; all that start one do that first
 #   up [--tls]      starts one and prints the variables to reach it (also in target/ci/kafka.env); one that is up is kept.
 #                   --tls adds a listener with TLS and SCRAM-SHA-512, under a certificate authority of its own
 #   stop            SIGTERM, and waits for the end; the data and the ports are kept
@@ -10,6 +9,7 @@
 #   down            stops it and removes its data
 #   run CLASS ...   runs a program of Kafka's own, such as org.apache.kafka.tools.TopicCommand, .DumpLogSegments or
 #                   .consumer.ConsoleConsumer
+#   jars            fetches Kafka and says where it is
 #   test            starts another one, runs the tests that need it, and stops it whatever happens
 #
 # up, stop, kill and start return when it is so. SKALD_KAFKA_STATE names another directory for the variables and the data,
@@ -238,7 +238,6 @@ down() {
 }
 
 case ${1:-} in
-install) install ;;
 up)
   [ $# = 1 ] || [ "$2" = --tls ] || fail "'$2' is nothing that 'up' knows; there is --tls"
   if running; then
@@ -262,6 +261,10 @@ stop | kill)
 down)
   [ -d "$home" ] || fail "none is up in $state"
   down
+  ;;
+jars)
+  install
+  echo "$jars"
   ;;
 run)
   [ -f "$properties" ] || fail "none is up in $state"

@@ -106,7 +106,7 @@ tests() {
 # The binary as the image has it, with TLS; the simulation and the models, with planted faults compiled in: none is planted unless
 # SKALD_PLANTED names it.
 release=(--locked --release --package=skald --package=skald-sim --package=skald-saga --package=skald-fuzz
-  --features=skald/tls,skald-sim/planted,skald-fuzz/libfuzzer)
+  --features=skald/tls --features=skald-sim/planted --features=skald-fuzz/libfuzzer)
 build_release() {
   [ -z "${SKALD_BUILT:-}" ] || return 0
   [ -e /usr/include/openssl/ssl.h ] || apt_install libssl-dev pkg-config

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A real PostgreSQL without Docker: ci/postgres.sh install | up | restart | down | test.
+# A real PostgreSQL without Docker: ci/postgres.sh up | restart | down | programs | test.
 #
-#   install  puts its programs here, where they are not yet; all that start one do that first
 #   up    starts one on loopback and a free port, in a directory of its own, with the five services' databases, and prints
 #         the variables to reach it (also in target/ci/postgres.env); one that is up already is kept
 #   restart  stops that one without letting anybody finish, and starts it again
 #   down  stops that one and removes its data
+#   programs  installs PostgreSQL's programs and says where they are
 #   test  starts another one, runs the suites below on it, and stops it whatever happens
 #
 # SKALD_TEST_POSTGRES is a URL whose role may create databases: a suite makes a fresh one a test beside those five.
@@ -123,7 +123,6 @@ stop() {
 new_directory() { mktemp -d /tmp/skald-postgres.XXXXXX; }
 
 case ${1:-} in
-install) install ;;
 up)
   if [ -f "$directory_file" ] && running "$(cat "$directory_file")"; then
     echo "already up, in $(cat "$directory_file")"
@@ -147,6 +146,10 @@ down)
   [ -f "$directory_file" ] || fail "none is up"
   stop "$(cat "$directory_file")"
   rm -f "$directory_file" "$env_file"
+  ;;
+programs)
+  install
+  bin
   ;;
 test)
   install

@@ -1,156 +1,19 @@
 //! The user service from outside: the real router on a fresh database.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod house;
+mod sessions;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::ConnectInfo,
-    http::{HeaderMap, Request, StatusCode},
-};
+use std::{sync::Arc, time::Duration};
+
+use axum::http::StatusCode;
 use contract::{CustomerId, topics};
-use eventlog::{
-    Env, Log,
-    testing::{TestClock, TestDatabase},
-};
-use http_body_util::BodyExt;
-use kit::{
-    Metrics, Secret, Tasks,
-    auth::{Role, Verifier},
-    http::AppConfig,
-};
+use eventlog::testing::{TestClock, TestDatabase};
+use kit::{Secret, auth::Role};
 use serde_json::{Value, json};
 use skald_user as user;
-use tower::ServiceExt;
-use user::{Config, Deps, FirstAdmin, MIGRATIONS};
+use user::{Config, FirstAdmin};
 
-const EMAIL: &str = "ann@example.com";
-const PASSWORD: &str = "correct horse battery";
-const SOON: Duration = Duration::from_secs(20);
-
-struct House {
-    app: Router,
-    verifier: Verifier,
-    log: Log,
-    first_admin: Option<FirstAdmin>,
-    clock: Arc<TestClock>,
-    tasks: Tasks,
-    database: Arc<TestDatabase>,
-}
-
-struct Answered {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: String,
-}
-
-impl Answered {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    fn text(&self, member: &str) -> String {
-        self.json()[member].as_str().unwrap_or_else(|| panic!("no {member} in {}", self.body)).to_owned()
-    }
-
-    fn is_problem(&self, status: u16, code: &str) {
-        assert_eq!((self.status.as_u16(), self.text("code").as_str()), (status, code), "{}", self.body);
-    }
-
-    fn wrong_fields(&self) -> Vec<String> {
-        self.is_problem(422, "invalid");
-        self.json()["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
-    }
-}
-
-fn cheap() -> Config {
-    Config::default().with_cheap_passwords()
-}
-
-async fn house() -> House {
-    house_of(cheap()).await
-}
-
-async fn house_of(config: Config) -> House {
-    let clock = TestClock::start();
-    house_in(TestDatabase::fresh().await, clock, config).await.unwrap()
-}
-
-async fn house_in(database: TestDatabase, clock: Arc<TestClock>, config: Config) -> Result<House, user::Error> {
-    house_seeded(Arc::new(database), clock, config, 1).await
-}
-
-async fn house_seeded(
-    database: Arc<TestDatabase>,
-    clock: Arc<TestClock>,
-    config: Config,
-    seed: u64,
-) -> Result<House, user::Error> {
-    let env = Env::seeded(clock.clone(), seed);
-    let opened = Log::open(database.database.clone(), user::NAME, &MIGRATIONS, env.clone()).await.unwrap();
-    let (log, tasks, metrics) = (opened.log.clone(), Tasks::new(), Metrics::new());
-    let service = user::build(Deps { opened, tasks: tasks.clone(), metrics: metrics.clone(), config }).await?;
-    let (verifier, services, health) = (service.verifier.clone(), vec![(user::NAME, service.routes)], vec![service.check]);
-    let app = kit::http::app(AppConfig { title: "Skald", services, verifier: verifier.clone(), metrics, health, env });
-    Ok(House { app, verifier, log, first_admin: service.first_admin, clock, tasks, database })
-}
-
-impl House {
-    async fn send(&self, mut request: Request<Body>, address: [u8; 4]) -> Answered {
-        request.extensions_mut().insert(ConnectInfo(SocketAddr::from((address, 1))));
-        let response = self.app.clone().oneshot(request).await.unwrap();
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        Answered { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
-    }
-
-    async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> Answered {
-        let mut request = Request::builder().method(method).uri(path);
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let body = match body {
-            Some(body) => {
-                request = request.header("content-type", "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        self.send(request.body(body).unwrap(), [127, 0, 0, 1]).await
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Answered {
-        self.call("POST", path, None, Some(body)).await
-    }
-
-    async fn register(&self, email: &str) -> Answered {
-        self.post("/v1/register", json!({"email": email, "password": PASSWORD, "name": "Ann"})).await
-    }
-
-    async fn login(&self, email: &str, password: &str) -> Answered {
-        self.post("/v1/login", json!({"email": email, "password": password})).await
-    }
-
-    async fn login_from(&self, email: &str, password: &str, address: [u8; 4]) -> Answered {
-        let body = json!({"email": email, "password": password}).to_string();
-        let request = Request::post("/v1/login").header("content-type", "application/json").body(Body::from(body)).unwrap();
-        self.send(request, address).await
-    }
-
-    async fn refresh(&self, token: &str) -> Answered {
-        self.post("/v1/refresh", json!({"refresh_token": token})).await
-    }
-
-    fn forward(&self, by: Duration) {
-        self.clock.advance(by);
-    }
-
-    async fn restarted(self, config: Config) -> House {
-        drop(self.app);
-        assert!(self.tasks.stop(SOON).await);
-        house_seeded(self.database, self.clock, config, 1).await.unwrap()
-    }
-}
+use crate::house::{EMAIL, House, PASSWORD, SOON, cheap, futures, house, house_in, house_of, house_seeded};
 
 #[tokio::test]
 async fn a_customer_registers_logs_in_and_reads_their_profile() {
@@ -252,67 +115,6 @@ async fn logins_that_succeed_are_not_limited() {
     house.register(EMAIL).await;
     let answers = futures(150, |_| house.login(EMAIL, PASSWORD)).await;
     assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
-}
-
-#[tokio::test]
-async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_family() {
-    let house = house().await;
-    house.register(EMAIL).await;
-    let other_login = house.login(EMAIL, PASSWORD).await.text("refresh_token");
-    let first = house.login(EMAIL, PASSWORD).await.text("refresh_token");
-    let refreshed = house.refresh(&first).await;
-    assert_eq!(refreshed.status, StatusCode::OK, "{}", refreshed.body);
-    assert!(house.verifier.verify(&refreshed.text("access_token")).is_ok());
-    let second = refreshed.text("refresh_token");
-    assert_ne!(first, second);
-
-    house.refresh(&first).await.is_problem(401, "invalid_refresh_token");
-    house.refresh(&second).await.is_problem(401, "invalid_refresh_token");
-    assert_eq!(house.refresh(&other_login).await.status, StatusCode::OK, "another login is another family");
-}
-
-#[tokio::test]
-async fn of_many_refreshes_at_once_with_one_token_one_wins_and_the_family_ends() {
-    let house = house().await;
-    house.register(EMAIL).await;
-    let token = house.login(EMAIL, PASSWORD).await.text("refresh_token");
-    let answers = futures(20, |_| house.refresh(&token)).await;
-    let won: Vec<&Answered> = answers.iter().filter(|answer| answer.status == StatusCode::OK).collect();
-    assert_eq!(won.len(), 1);
-    house.refresh(&won[0].text("refresh_token")).await.is_problem(401, "invalid_refresh_token");
-}
-
-#[tokio::test]
-async fn a_refresh_token_ends_after_thirty_days_and_nonsense_is_none() {
-    let house = house().await;
-    house.register(EMAIL).await;
-    let token = house.login(EMAIL, PASSWORD).await.text("refresh_token");
-    house.forward(Duration::from_secs(30 * 86_400));
-    for token in [token.as_str(), "", "nonsense"] {
-        house.refresh(token).await.is_problem(401, "invalid_refresh_token");
-    }
-}
-
-#[tokio::test]
-async fn a_logout_ends_one_session_by_its_token_or_all_by_the_caller() {
-    let house = house().await;
-    house.register(EMAIL).await;
-    let (one, two, three) =
-        (house.login(EMAIL, PASSWORD).await, house.login(EMAIL, PASSWORD).await, house.login(EMAIL, PASSWORD).await);
-    for _ in 0..2 {
-        let body = json!({"refresh_token": one.text("refresh_token")});
-        assert_eq!(house.post("/v1/logout", body).await.status, StatusCode::NO_CONTENT, "also again");
-    }
-    house.refresh(&one.text("refresh_token")).await.is_problem(401, "invalid_refresh_token");
-    let two = house.refresh(&two.text("refresh_token")).await;
-    assert_eq!(two.status, StatusCode::OK);
-
-    house.call("POST", "/v1/logout", None, None).await.is_problem(401, "unauthorized");
-    let all = house.call("POST", "/v1/logout", Some(&two.text("access_token")), None).await;
-    assert_eq!(all.status, StatusCode::NO_CONTENT);
-    for token in [two.text("refresh_token"), three.text("refresh_token")] {
-        house.refresh(&token).await.is_problem(401, "invalid_refresh_token");
-    }
 }
 
 #[tokio::test]
@@ -501,15 +303,4 @@ async fn the_service_is_healthy_counts_logins_and_documents_every_route() {
     ] {
         assert!(document["paths"][path][method]["summary"].is_string(), "{method} {path}");
     }
-}
-
-impl House {
-    async fn login_from_owned(&self, email: String, address: [u8; 4]) -> Answered {
-        self.login_from(&email, "not the password", address).await
-    }
-}
-
-/// So many calls at once, in their order.
-async fn futures<F: Future<Output = Answered>>(count: usize, call: impl Fn(usize) -> F) -> Vec<Answered> {
-    futures_util::future::join_all((0..count).map(call)).await
 }
