@@ -13,7 +13,7 @@ use rdkafka::{
     message::Message as _,
 };
 
-use super::{Kafka, Quiet, group};
+use super::{Kafka, Quiet, bound, group};
 
 /// The bound of the whole look: somebody waits for it.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -37,6 +37,7 @@ fn look(kafka: &Kafka, rows: &[Arc<Message>], env: &Env) -> Result<HashMap<Messa
     let mut config = kafka.client("skald-locate");
     config.set("group.id", "skald-locate").set("enable.auto.commit", "false").set("auto.offset.reset", "error");
     config.set("fetch.wait.max.ms", "100");
+    bound(&mut config, env.memory());
     let client: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|error| error.to_string())?;
     let until = env.now().plus(PATIENCE);
     let mut found = HashMap::new();
