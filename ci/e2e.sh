@@ -33,6 +33,7 @@ source "$STATE/e2e/kafka.env"
 source "$STATE/e2e/postgres.env"
 
 if [ -n "$minutes" ]; then
+  SKALD_FLOOD_RECORDS=3000 cargo test --locked -p skald --test chaos a_flood -- --ignored --nocapture --test-threads=1
   until=$((SECONDS + minutes * 60))
   while [ $SECONDS -lt $until ]; do
     tests skald chaos -- every_order_that_was_taken --ignored --nocapture --test-threads=1

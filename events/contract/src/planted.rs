@@ -53,6 +53,7 @@ faults! {
     OutageIsPoison = "outage-is-poison": "a message that meets a database that is away becomes a dead letter",
     RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
     CallsForgotten = "calls-forgotten": "a call without an answer is not made again",
+    LargeIsLeft = "large-is-left": "a message that takes more than a batch may is left where it is, and all that follow it",
     IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",
 }
 

@@ -59,7 +59,8 @@ impl<H: Handler> Task<H> {
         }
     }
 
-    /// What has gathered, up to the batch's bound. The entry that would pass the bound is held for the next batch. `was_shared` is
+    /// What has gathered, up to the batch's bounds. The entry that would pass one is held for the next batch, where it is the first, and
+    /// taken however large it is. `was_shared` is
     /// whether the last batch was of more than one job.
     async fn gather(&mut self, held: &mut Option<Entry<H>>, was_shared: &mut bool) -> Option<Vec<Entry<H>>> {
         let first = match held.take() {
@@ -70,17 +71,18 @@ impl<H: Handler> Task<H> {
             // In real time: nothing is decided by it, and a clock that a test has stopped must not stop commits.
             tokio::time::sleep(if self.log.has_peer() { GATHER * 2 } else { GATHER }).await;
         }
-        let mut weight = first.weight();
+        let (mut jobs, mut bytes) = first.weight();
         let mut batch = vec![first];
         while let Ok(entry) = self.entries.try_recv() {
-            weight += entry.weight();
-            if weight > self.batch_max {
+            let weight = entry.weight();
+            if jobs + weight.0 > self.batch_max || bytes + weight.1 > self.log.env().memory().batch() {
                 *held = Some(entry);
                 break;
             }
+            (jobs, bytes) = (jobs + weight.0, bytes + weight.1);
             batch.push(entry);
         }
-        *was_shared = weight > 1;
+        *was_shared = jobs > 1;
         Some(batch)
     }
 

@@ -107,7 +107,8 @@ impl Log {
         // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
         drop(readers.acquire().await.map_err(unreadable)?);
         let (head, own) = (watch::Sender::new(position), watch::Sender::new(position));
-        let (peers, tail, reading) = Default::default();
+        let (peers, reading) = Default::default();
+        let tail = Mutex::new(Tail::new(env.memory().tail()));
         let (published, backlog_max, counts) = (AtomicI64::new(0), AtomicI64::new(i64::MAX), Counts::default());
         let inner = Inner {
             service,
@@ -346,7 +347,8 @@ impl Log {
     /// [`Error::Unavailable`].
     pub async fn released(&self, consumer: &str, topic: &str, partition: i64, limit: i64) -> Result<Vec<(i64, Record)>, Error> {
         let mut reader = self.reader().await?;
-        chain::released(&mut reader.conn(), consumer, topic, partition, limit).await
+        let bytes_max = i64::try_from(self.env().memory().batch()).unwrap_or(i64::MAX);
+        chain::released(&mut reader.conn(), consumer, topic, partition, limit, bytes_max).await
     }
 
     /// Looks up how many messages wait for a gap to close.

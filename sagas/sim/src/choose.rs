@@ -55,7 +55,8 @@ impl World {
                 if is_ready && (assigned.parked.is_some() || has_more) {
                     steps.push((Step::Handle(index, place), 20));
                 }
-                if assigned.fetched != self.broker.end(assigned.topic.name, assigned.partition) {
+                let has_fetched = assigned.fetched == self.broker.end(assigned.topic.name, assigned.partition);
+                if !has_fetched && assigned.is_polled() {
                     steps.push((Step::Poll(index, place), 20));
                 }
             }

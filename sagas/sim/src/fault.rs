@@ -70,11 +70,16 @@ impl World {
                 }
                 record
             }
-            _ => Record { key: None, headers: Vec::new(), value: Some(self.chance.bytes().to_vec()) },
+            _ => {
+                // One in three takes more than a batch may, and some more than all that a process may hold.
+                let times = if self.chance.permille(300) { 1 << self.chance.between(8, 13) } else { 1 };
+                Record { key: None, headers: Vec::new(), value: Some(self.chance.bytes().repeat(times)) }
+            }
         };
+        let bytes = record.value.as_ref().map_or(0, Vec::len);
         self.broker.append(topic.name, partition, record);
         self.counts.garbage += 1;
-        self.say(format_args!("garbage in {}/{partition}", topic.name));
+        self.say(format_args!("garbage of {bytes} bytes in {}/{partition}", topic.name));
     }
 
     /// The broker loses the last records of a partition, which it has acknowledged.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use contract::Timestamp;
-use eventlog::{Database, Env, Readers};
+use eventlog::{Database, Env, Memory, Readers};
 
 use crate::{
     broker::Broker,
@@ -20,6 +20,9 @@ use crate::{
     shop::Shop,
     trace::Trace,
 };
+
+/// What a process has for messages: about sixteen in a batch, and a dozen in a partition, so that bounds are met all the time.
+const MEMORY: Memory = Memory::mib(1);
 
 /// How a run goes.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +153,7 @@ impl World {
         slot.starts += 1;
         slot.disk = Disk::new(self.clock.clone());
         let seed = self.plan.seed ^ (index as u64 + 1) << 32 ^ slot.starts << 48;
-        let env = Env::seeded(Arc::new(self.clock.clone()), seed).with_disk(slot.disk.clone());
+        let env = Env::seeded(Arc::new(self.clock.clone()), seed).with_disk(slot.disk.clone()).with_memory(MEMORY);
         let service = self.services.get_mut(&slot.name).expect("every service is there");
         let opened = Replica::open(slot.name, service.database.clone(), env, &self.provider, &self.post).await;
         let replica = opened.with_context(|| format!("opening {}", slot.name.as_str()))?;

@@ -14,7 +14,7 @@ use rdkafka::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Kafka, Quiet, group};
+use super::{Kafka, Quiet, bound, group};
 
 /// The bound of the whole look: somebody waits for it.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -65,6 +65,7 @@ fn look(kafka: &Kafka, rows: &[Arc<Message>], env: &Env) -> Result<HashMap<Messa
     let mut config = kafka.client("skald-locate");
     config.set("group.id", "skald-locate").set("enable.auto.commit", "false").set("auto.offset.reset", "error");
     config.set("fetch.wait.max.ms", "100");
+    bound(&mut config, env.memory());
     let client: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|error| error.to_string())?;
     let until = env.now().plus(PATIENCE);
     let mut found = HashMap::new();

@@ -5,6 +5,7 @@ mod append;
 mod consume;
 mod fixture;
 mod many;
+mod memory;
 mod observe;
 mod open;
 mod wake;
