@@ -11,27 +11,19 @@ use contract::Timestamp;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
-use crate::Observer;
+use crate::{Observer, Stand, SystemClock};
 
 /// A source of time. Instants are truncated to microseconds, which both databases keep.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
     fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
-}
 
-/// The machine's clock.
-#[derive(Debug, Default)]
-pub struct SystemClock;
+    /// Hears what the time is for whoever shares a database, asked and answered within `took`. A simulated clock is told otherwise.
+    fn agree(&self, _time: Timestamp, _took: Duration) {}
 
-impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine for the time")]
-    fn now(&self) -> Timestamp {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
-    }
-
-    fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(tokio::time::sleep(wait))
+    /// How it stands to the machine's clock.
+    fn stand(&self) -> Stand {
+        Stand::default()
     }
 }
 
@@ -54,9 +46,14 @@ pub struct Env {
 }
 
 impl Env {
-    /// The machine's clock and randomness from the operating system.
+    /// The machine's clock, made steady, and randomness from the operating system.
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock), random: Arc::new(Mutex::new(StdRng::from_os_rng())), disk: None, observer: None }
+        Self {
+            clock: Arc::new(SystemClock::start()),
+            random: Arc::new(Mutex::new(StdRng::from_os_rng())),
+            disk: None,
+            observer: None,
+        }
     }
 
     /// A given clock, and ids and jitter that follow from a seed.
@@ -85,6 +82,16 @@ impl Env {
 
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Takes up the time of a database, asked and answered within `took`.
+    pub(crate) fn agree(&self, time: Timestamp, took: Duration) {
+        self.clock.agree(time, took);
+    }
+
+    /// How the clock by which this process goes stands to the machine's.
+    pub fn clock(&self) -> Stand {
+        self.clock.stand()
     }
 
     pub async fn sleep(&self, wait: Duration) {
