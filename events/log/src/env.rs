@@ -11,27 +11,19 @@ use contract::Timestamp;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
-use crate::{Memory, Observer};
+use crate::{Memory, Observer, Stand, SystemClock};
 
 /// A source of time. Instants are truncated to microseconds, which both databases keep.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
     fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
-}
 
-/// The machine's clock.
-#[derive(Debug, Default)]
-pub struct SystemClock;
+    /// Hears what the time is for whoever shares a database, asked and answered within `took`. A simulated clock is told otherwise.
+    fn agree(&self, _time: Timestamp, _took: Duration) {}
 
-impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine for the time")]
-    fn now(&self) -> Timestamp {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
-    }
-
-    fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(tokio::time::sleep(wait))
+    /// How it stands to the machine's clock.
+    fn stand(&self) -> Stand {
+        Stand::default()
     }
 }
 
@@ -55,9 +47,9 @@ pub struct Env {
 }
 
 impl Env {
-    /// The machine's clock and randomness from the operating system.
+    /// The machine's clock, made steady, and randomness from the operating system.
     pub fn system() -> Self {
-        Self::with(Arc::new(SystemClock), StdRng::from_os_rng())
+        Self::with(Arc::new(SystemClock::start()), StdRng::from_os_rng())
     }
 
     /// A given clock, and ids and jitter that follow from a seed.
@@ -100,6 +92,16 @@ impl Env {
 
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Takes up the time of a database, asked and answered within `took`.
+    pub(crate) fn agree(&self, time: Timestamp, took: Duration) {
+        self.clock.agree(time, took);
+    }
+
+    /// How the clock by which this process goes stands to the machine's.
+    pub fn clock(&self) -> Stand {
+        self.clock.stand()
     }
 
     pub async fn sleep(&self, wait: Duration) {

@@ -210,9 +210,10 @@ pub(crate) enum Entry<H: Handler> {
         items: Vec<Item<H::Work>>,
         reply: Reply<Delivered>,
     },
-    /// Forgets idempotency keys from before an instant.
+    /// Forgets idempotency keys from before an instant, but none faster than time has passed.
     Forget {
         before: Timestamp,
+        passed: Duration,
         reply: Reply<Delivered>,
     },
 }
@@ -298,14 +299,15 @@ impl<H: Handler> Writer<H> {
         }
     }
 
-    /// Forgets idempotency keys older than [`KEYS_KEPT`], a bounded number at a time.
+    /// Forgets idempotency keys older than [`KEYS_KEPT`], a bounded number at a time. `passed` is how long it has been since the last
+    /// time, or since the start: a clock that leapt makes no key older than that.
     ///
     /// # Errors
     /// What the database said.
-    pub async fn forget_old_keys(&self) -> Result<(), Error> {
+    pub async fn forget_old_keys(&self, passed: Duration) -> Result<(), Error> {
         let before = self.log.env().now().minus(KEYS_KEPT);
         let (reply, answer) = oneshot::channel();
-        self.queue.send(Entry::Forget { before, reply }).await.map_err(|_| Error::Closed)?;
+        self.queue.send(Entry::Forget { before, passed, reply }).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?.map(drop)
     }
 

@@ -62,7 +62,7 @@ impl Name {
 
 /// Where requests come in.
 pub(crate) enum Door {
-    Order(Writer<order::Handler>),
+    Order(Writer<order::Handler>, Arc<order::Handler>),
     Product(Writer<product::Handler>),
     None,
 }
@@ -197,7 +197,8 @@ impl Replica {
             Name::Order => {
                 let handler = Arc::new(order::handler(&order_config()));
                 let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
-                Self::of(name, handler, writer.clone(), Box::pin(task), None, Door::Order(writer))
+                let door = Door::Order(writer.clone(), handler.clone());
+                Self::of(name, handler, writer, Box::pin(task), None, door)
             }
             Name::Product => {
                 let handler = Arc::new(product::Handler);

@@ -278,6 +278,7 @@ impl House {
         let Self { start, process, listener, lock, told } = self;
         let log = writer.log().clone();
         log.limit_backlog(start.shared.backlog_max);
+        process.tasks.spawn("time", log.clone().keep_time(process.tasks.stopping()));
         process.tasks.spawn("wake-ups", log.clone().exchange_wake_ups(process.tasks.stopping()));
         health.push(process.is_to_stay());
         health.extend(connect(&process, &handler, &writer, start.kafka));

@@ -2,6 +2,7 @@
 
 mod answer_lost;
 mod append;
+mod clocks;
 mod consume;
 mod fixture;
 mod many;
