@@ -37,7 +37,7 @@ jars=$(ci/kafka.sh jars)
 programs=$(ci/postgres.sh programs)
 binary=${SKALD_BIN:-}
 if [ -z "$binary" ]; then
-  cargo build --locked --release
+  build_release
   binary=$CARGO_TARGET_DIR/release/skald
 fi
 

@@ -279,7 +279,8 @@ test)
   # shellcheck source=/dev/null
   source "$env_file"
   # They are marked as ignored, because they fail without a Kafka.
-  cargo test --locked --package skald-bus -- --ignored
+  build_debug
+  tests skald-bus it -- --ignored
   ;;
 *)
   sed -n '2,/^# shellcheck/{/^# shellcheck/d;s/^# \{0,1\}//p}' "$0" >&2

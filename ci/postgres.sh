@@ -159,7 +159,8 @@ test)
   trap 'exit 143' TERM
   start "$directory" "$STATE/postgres-test.env"
   written_before=$("$(bin)/psql" -XAtc 'SELECT pg_current_wal_lsn()')
-  cargo test --locked "${suites[@]/#/--package=}"
+  build_debug
+  for suite in "${suites[@]}"; do tests "$suite"; done
   # A suite that has forgotten the variable passes on SQLite: so ask the server whether anybody was here.
   written=$("$(bin)/psql" -XAtc "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '$written_before')::bigint")
   [ "$written" -gt 1000000 ] || fail "the suites passed, but wrote only $written bytes on PostgreSQL: they ran on SQLite"

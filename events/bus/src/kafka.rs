@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use eventlog::Memory;
 use rdkafka::{
     ClientConfig, ClientContext, Statistics,
     config::RDKafkaLogLevel,
@@ -26,9 +27,12 @@ use rdkafka::{
 pub use flow::{Flow, Publish, Report};
 pub use group::{Group, Spawn};
 pub use locate::{Locator, Place};
-pub use partition::{Buffer, Look, Partition, Places, begin_at, incoming};
+pub use partition::{Buffer, Look, Partition, Places, Room, begin_at, incoming};
 pub use relay::{Ended, LEASE, published_by, relay, whole};
 pub use topics::{Difference, TopicsError, apply, check};
+
+/// The largest batch of our topics but dead letters, in bytes: what is asked of one partition at a time.
+const FETCH_LEAST: usize = 1024 * 1024;
 
 /// How to reach a cluster: settings of librdkafka, such as `bootstrap.servers`. Cheap to clone.
 #[derive(Clone)]
@@ -62,6 +66,16 @@ impl Kafka {
             .set("statistics.interval.ms", "2000");
         config
     }
+}
+
+/// Bounds what a client that reads has fetched ahead of whoever takes it: librdkafka's own bounds are 64 MiB and 50 MiB.
+fn bound(config: &mut ClientConfig, memory: Memory) {
+    // An answer holds one batch at least, however small the bound; that is librdkafka's own least one.
+    let fetch = memory.fetch().max(FETCH_LEAST);
+    config
+        .set("queued.max.messages.kbytes", (memory.fetched() / 1024).max(1).to_string())
+        .set("fetch.max.bytes", fetch.to_string())
+        .set("fetch.message.max.bytes", FETCH_LEAST.to_string());
 }
 
 impl std::fmt::Debug for Health {

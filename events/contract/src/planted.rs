@@ -53,7 +53,12 @@ faults! {
     OutageIsPoison = "outage-is-poison": "a message that meets a database that is away becomes a dead letter",
     RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
     CallsForgotten = "calls-forgotten": "a call without an answer is not made again",
+    LargeIsLeft = "large-is-left": "a message that takes more than a batch may is left where it is, and all that follow it",
     IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",
+    LeaseBelieved = "lease-believed": "a lease that ends later than any lease can is waited for",
+    InstantsUnclamped = "instants-unclamped": "an instant that lies further ahead than its own wait allows is waited for",
+    KeysByTheClock = "keys-by-the-clock": "idempotency keys are forgotten as the clock says, however fast it runs",
+    UnreadableBlocks = "unreadable-blocks": "a row that this build can't read stays where it is among those that are due",
 }
 
 #[cfg(feature = "planted")]

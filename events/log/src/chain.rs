@@ -171,24 +171,29 @@ pub(crate) async fn unpark(conn: &mut Conn<'_>, claim: &Claim, link: &Link) -> R
     Ok(gone > 0)
 }
 
-/// Up to `limit` parked messages of a partition whose gap has closed, in their order: offset and record.
+/// Up to `limit` parked messages of a partition whose gap has closed, in their order: offset and record. No more than `bytes_max` of
+/// them, but for the last, which may be larger than that by itself.
 pub(crate) async fn released(
     conn: &mut Conn<'_>,
     consumer: &str,
     topic: &str,
     partition: i64,
     limit: i64,
+    bytes_max: i64,
 ) -> Result<Vec<(i64, Record)>, Error> {
     let rows: Vec<(i64, String)> = on!(conn, |c| {
         sqlx::query_as::<DB, (i64, String)>(
-        "SELECT p.message_offset, p.record FROM parked p JOIN seen s \
+        "SELECT message_offset, record FROM (SELECT p.message_offset, p.record, p.sequence, \
+         SUM(octet_length(p.record)) OVER (ORDER BY p.sequence, p.source) - octet_length(p.record) AS before FROM parked p JOIN seen s \
          ON s.consumer = p.consumer AND s.topic = p.topic AND s.partition = p.partition AND s.source = p.source \
-         WHERE p.consumer = $1 AND p.topic = $2 AND p.partition = $3 AND p.previous <= s.last_sequence ORDER BY p.sequence LIMIT $4"
+         WHERE p.consumer = $1 AND p.topic = $2 AND p.partition = $3 AND p.previous <= s.last_sequence) AS found \
+         WHERE before < $5 ORDER BY sequence LIMIT $4"
     )
     .bind(consumer)
     .bind(topic)
     .bind(partition)
     .bind(limit)
+    .bind(bytes_max)
     .fetch_all(c)
     .await
     })?;

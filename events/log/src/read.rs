@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, chain,
+    Conn, Database, Due, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, agree, chain,
     db::{Owned, Reader},
     migrate, on,
     tail::Tail,
@@ -48,6 +48,8 @@ struct Inner {
     published: AtomicI64,
     backlog_max: AtomicI64,
     counts: Counts,
+    /// The service's table of rows that are due, if it has one.
+    due: OnceLock<Arc<Due>>,
 }
 
 /// What this process has done to a log, since it started.
@@ -96,6 +98,7 @@ impl Log {
         let failed = |source| OpenError::Connect { database: database.to_string(), source };
         let mut connection = database.connect().await.map_err(failed)?;
         durable(&database, &mut connection).await?;
+        agree::first(&mut connection, &env).await.map_err(failed)?;
         migrate::run(&database, &mut connection, migrations).await?;
         let unreadable = |source| OpenError::Read { database: database.to_string(), source };
         let Head { position, service: found, id, secret } =
@@ -107,7 +110,8 @@ impl Log {
         // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
         drop(readers.acquire().await.map_err(unreadable)?);
         let (head, own) = (watch::Sender::new(position), watch::Sender::new(position));
-        let (peers, tail, reading) = Default::default();
+        let (peers, reading) = Default::default();
+        let tail = Mutex::new(Tail::new(env.memory().tail()));
         let (published, backlog_max, counts) = (AtomicI64::new(0), AtomicI64::new(i64::MAX), Counts::default());
         let inner = Inner {
             service,
@@ -124,6 +128,7 @@ impl Log {
             published,
             backlog_max,
             counts,
+            due: OnceLock::new(),
         };
         let log = Self { inner: Arc::new(inner) };
         log.count_parked().await.map_err(|source| OpenError::Read { database: log.inner.database.to_string(), source })?;
@@ -270,6 +275,17 @@ impl Log {
         self.inner.counts.commits.load(Ordering::Relaxed)
     }
 
+    /// Tells the log which rows of its service become due, for who asks after those that can't be read.
+    pub fn watch_due(&self, due: Arc<Due>) {
+        // A service has one such table, and is built once.
+        let _ = self.inner.due.set(due);
+    }
+
+    /// The service's rows that are due, if it has such.
+    pub fn due(&self) -> Option<&Due> {
+        self.inner.due.get().map(Arc::as_ref)
+    }
+
     /// Messages that this process has made dead letters of.
     pub fn dead_letters(&self) -> u64 {
         self.inner.counts.dead_letters.load(Ordering::Relaxed)
@@ -346,7 +362,8 @@ impl Log {
     /// [`Error::Unavailable`].
     pub async fn released(&self, consumer: &str, topic: &str, partition: i64, limit: i64) -> Result<Vec<(i64, Record)>, Error> {
         let mut reader = self.reader().await?;
-        chain::released(&mut reader.conn(), consumer, topic, partition, limit).await
+        let bytes_max = i64::try_from(self.env().memory().batch()).unwrap_or(i64::MAX);
+        chain::released(&mut reader.conn(), consumer, topic, partition, limit, bytes_max).await
     }
 
     /// Looks up how many messages wait for a gap to close.

@@ -19,6 +19,9 @@ use crate::{
     world::World,
 };
 
+/// How long nobody looks for what is due, at most.
+const LOOK: Duration = Duration::from_secs(5);
+
 impl World {
     pub(crate) async fn act(&mut self, step: Step) -> anyhow::Result<()> {
         self.clock.advance(self.chance.wait(Duration::from_micros(20), Duration::from_millis(2)));
@@ -60,6 +63,8 @@ impl World {
             Step::Lose(lane) => self.lose(&lane),
             Step::Garbage => self.garbage(),
             Step::Cut => self.cut(),
+            Step::Forget(index) => self.forget(index).await,
+            Step::Newer => self.newer().await?,
             Step::Jump => {
                 let wait = self.chance.wait(Duration::from_millis(20), Duration::from_secs(6));
                 self.clock.advance(wait);
@@ -166,8 +171,8 @@ impl World {
         let replica = self.replica(index);
         let log = replica.log.clone();
         let mut operation: Operation<Result<(), Error>> = match (&replica.door, &replica.steps) {
-            (Door::Order(writer), _) => {
-                let writer = writer.clone();
+            (Door::Order(writer, handler), _) => {
+                let (writer, handler) = (writer.clone(), handler.clone());
                 let retry = |id: Uuid| Work::Steer { order_id: id.into(), verb: Input::RetryAsked, note: None };
                 let retry = hurried.map(|id| Job { work: retry(id), meta: Meta::default() });
                 Box::pin(async move {
@@ -178,7 +183,7 @@ impl World {
                         return retried.and(due).map(drop);
                     }
                     let fire = || async { writer.submit(Job { work: Work::Due, meta: Meta::default() }).await.map(drop) };
-                    engine::look(&log, &fire).await
+                    handler.look(&log, &fire).await
                 })
             }
             (_, Some(steps)) => steps.look(),
@@ -251,14 +256,15 @@ impl World {
     pub(crate) async fn look_up_due(&mut self) -> anyhow::Result<()> {
         for (name, service) in &mut self.services {
             let sql = match name {
-                Name::Order => "SELECT MIN(due_us) FROM sagas",
+                Name::Order => "SELECT MIN(due_us) FROM sagas WHERE due_us < 9000000000000000000",
                 Name::Payment => "SELECT MIN(due_us) FROM payments",
                 Name::Notification => "SELECT MIN(due_us) FROM notifications",
                 Name::Product => continue,
             };
             let mut reader = service.readers.acquire().await?;
             let due: Option<i64> = on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, Option<i64>>(sql).fetch_one(c).await)?;
-            service.due = due.map(Timestamp);
+            // What a wrong clock has put far ahead is found by looking, which production does all the time.
+            service.due = due.map(|due| Timestamp(due).min(self.clock.now().plus(LOOK)));
         }
         Ok(())
     }
@@ -312,12 +318,13 @@ impl World {
             let consumers = replica.assigned.iter().filter_map(|assigned| assigned.parked.as_ref());
             consumers.chain(&replica.sending).map(|parked| parked.until)
         });
-        let relays = running().filter(|replica| {
+        let up = || self.slots.iter().filter_map(|slot| Some((&slot.clock, slot.up.as_ref()?)));
+        let relays = up().filter(|(_, replica)| {
             let others = self.running(replica.name);
             !others.iter().any(|other| self.slots[*other].up.as_ref().is_some_and(|other| other.relay.is_leading()))
         });
-        let relays = relays.map(|replica| replica.relay.idle_until);
-        let held = running().filter_map(|replica| replica.relay.held_until());
+        let relays = relays.map(|(clock, replica)| clock.in_the_world(replica.relay.idle_until));
+        let held = up().filter_map(|(clock, replica)| Some(clock.in_the_world(replica.relay.held_until()?)));
         due.chain(starts).chain(parked).chain(relays).chain(held).filter(|instant| *instant > self.clock.now()).min()
     }
 }

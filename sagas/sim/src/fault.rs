@@ -5,8 +5,17 @@
 use std::time::Duration;
 
 use contract::{record::Record, topics::TOPICS};
+use eventlog::{Error, on};
 
-use crate::{disk::Fate, world::World};
+use crate::{
+    disk::Fate,
+    drive::{Driven, Operation},
+    replica::{Door, Name},
+    world::World,
+};
+
+/// More than are decided in one transaction.
+const NEWER: usize = 300;
 
 impl World {
     /// What becomes of the next commit; usually nothing in particular.
@@ -21,6 +30,51 @@ impl World {
             7..=8 => Fate::Refused,
             _ => Fate::Slow(self.chance.wait(Duration::from_millis(100), Duration::from_secs(8))),
         })
+    }
+
+    /// By how much the clock of a process is wrong that starts now, in microseconds; usually by nothing.
+    pub(crate) fn wrong_by(&mut self) -> i64 {
+        const MINUTE: u64 = 60_000_000;
+        if !self.may_err || !self.chance.permille(400) {
+            return 0;
+        }
+        let most = [10 * MINUTE, 3 * 60 * MINUTE, 2 * 24 * 60 * MINUTE][self.chance.below(3)];
+        if self.chance.permille(600) {
+            return self.chance.between(MINUTE / 60, most) as i64;
+        }
+        // Never behind by as much as a payment's key lives: its call could only be looked up, and that proves nothing.
+        -(self.chance.between(MINUTE / 60, most.min(12 * 60 * MINUTE)) as i64)
+    }
+
+    /// Idempotency keys that are past their time are forgotten, as a process does every minute by its even clock.
+    pub(crate) async fn forget(&mut self, index: usize) {
+        let Door::Order(writer, _) = &self.replica(index).door else { return };
+        let (writer, now) = (writer.clone(), self.clock.now());
+        let passed = now.since(self.slots[index].forgot);
+        self.slots[index].forgot = now;
+        let mut operation: Operation<Result<(), Error>> = Box::pin(async move { writer.forget_old_keys(passed).await });
+        let driven = self.drive(index, &mut operation).await;
+        let label = self.label(index);
+        self.say(format_args!("{label} forgets old keys: {}", matches!(driven, Driven::Done(Ok(())))));
+    }
+
+    /// Sagas of a build that is not here any more, which knew a state that this one does not: all of them overdue.
+    pub(crate) async fn newer(&mut self) -> anyhow::Result<()> {
+        let mut connection = self.services[&Name::Order].database.connect().await?;
+        for _ in 0..NEWER {
+            let id = uuid::Uuid::from_u64_pair(self.chance.bits(), self.chance.bits());
+            on!(&mut connection.conn(), |c| sqlx::query::<DB>(
+                "INSERT INTO sagas (id, saga, definition, state, attempt, stuck, version, due_us, started_us, context) \
+                 VALUES ($1, 'order', 1, 'Newer', 1, 0, 1, 1, 1, '{}')"
+            )
+            .bind(id)
+            .execute(c)
+            .await
+            .map(drop))?;
+        }
+        self.has_newer = true;
+        self.say(format_args!("a newer build has left {NEWER} sagas"));
+        self.look_up_due().await
     }
 
     /// Some partitions of a process become somebody's, who may be the same; the old reader may not know it for a while.
@@ -70,11 +124,16 @@ impl World {
                 }
                 record
             }
-            _ => Record { key: None, headers: Vec::new(), value: Some(self.chance.bytes().to_vec()) },
+            _ => {
+                // One in three takes more than a batch may, and some more than all that a process may hold.
+                let times = if self.chance.permille(300) { 1 << self.chance.between(8, 13) } else { 1 };
+                Record { key: None, headers: Vec::new(), value: Some(self.chance.bytes().repeat(times)) }
+            }
         };
+        let bytes = record.value.as_ref().map_or(0, Vec::len);
         self.broker.append(topic.name, partition, record);
         self.counts.garbage += 1;
-        self.say(format_args!("garbage in {}/{partition}", topic.name));
+        self.say(format_args!("garbage of {bytes} bytes in {}/{partition}", topic.name));
     }
 
     /// The broker loses the last records of a partition, which it has acknowledged.

@@ -13,7 +13,7 @@ use std::{
 
 use bus::{
     Batch, Consumer, Source,
-    kafka::{Buffer, Look, Partition, Places, begin_at, incoming},
+    kafka::{Buffer, Look, Partition, Places, Room, begin_at, incoming},
 };
 use contract::{
     Timestamp,
@@ -62,7 +62,7 @@ impl Name {
 
 /// Where requests come in.
 pub(crate) enum Door {
-    Order(Writer<order::Handler>),
+    Order(Writer<order::Handler>, Arc<order::Handler>),
     Product(Writer<product::Handler>),
     None,
 }
@@ -83,6 +83,8 @@ pub(crate) struct Assigned {
     /// The next offset to take from the broker.
     pub fetched: i64,
     pub parked: Option<Parked>,
+    /// It is polled no more until its buffer has room.
+    is_paused: bool,
     /// There may be more to handle although the buffer is empty.
     look_again: Arc<AtomicBool>,
     source: Arc<tokio::sync::Mutex<Partition>>,
@@ -92,6 +94,11 @@ pub(crate) struct Assigned {
 impl Assigned {
     pub(crate) fn may_have_more(&self) -> bool {
         self.look_again.load(Relaxed)
+    }
+
+    /// Whether it is polled now.
+    pub(crate) fn is_polled(&self) -> bool {
+        !self.is_paused || self.buffer.has_room()
     }
 
     /// It has to be assigned anew before anything of it is handled.
@@ -107,11 +114,16 @@ impl Assigned {
             self.buffer.close();
             return 0;
         }
-        let records = broker.read(self.topic.name, self.partition, self.fetched, POLLED_MAX);
-        let count = records.len();
+        let (records, mut count) = (broker.read(self.topic.name, self.partition, self.fetched, POLLED_MAX), 0);
+        self.is_paused = false;
         for (offset, record) in records {
             self.buffer.push(incoming(self.topic, self.partition, offset, record));
             self.fetched = offset + 1;
+            count += 1;
+            if self.buffer.is_full() {
+                self.is_paused = true;
+                break;
+            }
         }
         count
     }
@@ -162,6 +174,7 @@ pub(crate) struct Replica {
     pub relay: Relay,
     consume: Box<dyn Fn(Once) -> Operation + Send + Sync>,
     made_anew: Places,
+    room: Room,
 }
 
 impl Replica {
@@ -184,7 +197,8 @@ impl Replica {
             Name::Order => {
                 let handler = Arc::new(order::handler(&order_config()));
                 let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
-                Self::of(name, handler, writer.clone(), Box::pin(task), None, Door::Order(writer))
+                let door = Door::Order(writer.clone(), handler.clone());
+                Self::of(name, handler, writer, Box::pin(task), None, door)
             }
             Name::Product => {
                 let handler = Arc::new(product::Handler);
@@ -217,7 +231,8 @@ impl Replica {
         });
         let relay = Relay::new(log.clone());
         let (sending, assigned, made_anew) = (Vec::new(), Vec::new(), Places::default());
-        Self { name, log, door, writer: task, steps, sending, assigned, relay, consume, made_anew }
+        let room = Room::new(log.env().memory());
+        Self { name, log, door, writer: task, steps, sending, assigned, relay, consume, made_anew, room }
     }
 
     /// Begins to read partitions where the database says.
@@ -230,7 +245,7 @@ impl Replica {
             let stored = progress.iter().find(|(name, number, _)| (name, number) == (&at.0, &at.1)).map_or(0, |found| found.2);
             let is_new = self.made_anew.contains(&at);
             let (from, joined) = begin_at(stored, 0, broker.end(topic.name, *partition), is_new);
-            let (buffer, lost) = (Buffer::new(stored), CancellationToken::new());
+            let (buffer, lost) = (Buffer::new(stored, &self.room), CancellationToken::new());
             let (name, log, anew) = (self.name.as_str(), self.log.clone(), self.made_anew.clone());
             let source = Partition::new(name, at, buffer.clone(), log, lost.clone(), anew, joined || stored == 0);
             self.assigned.push(Assigned {
@@ -239,6 +254,7 @@ impl Replica {
                 buffer,
                 fetched: from,
                 parked: None,
+                is_paused: false,
                 look_again: Arc::new(AtomicBool::new(true)),
                 source: Arc::new(tokio::sync::Mutex::new(source)),
                 lost,

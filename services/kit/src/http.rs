@@ -10,6 +10,7 @@ mod money;
 mod page;
 mod probe;
 mod problem;
+mod room;
 mod serve;
 
 pub use app::{App, AppConfig, Routes, app};

@@ -11,7 +11,7 @@ use bus::{
 };
 use clap::Subcommand;
 use contract::topics::TOPICS;
-use eventlog::{Database, Log, Opened, Writer};
+use eventlog::{Database, Log, Memory, Opened, Writer};
 use kit::{
     auth::{JwksUrl, Verifier},
     http::{Check, Routes},
@@ -108,6 +108,11 @@ struct Shared {
     #[arg(long, env = "SKALD_BACKLOG_MAX", value_name = "MESSAGES", default_value_t = 100_000,
           value_parser = clap::value_parser!(i64).range(1..))]
     backlog_max: i64,
+    /// How much memory messages and requests on their way may take, in MiB, beside the 50 or so of a process that has nothing to do:
+    /// each buffer has its part
+    #[arg(long, env = "SKALD_MEMORY_MIB", value_name = "MIB", default_value_t = Memory::DEFAULT_MIB,
+          value_parser = clap::value_parser!(u32).range(i64::from(Memory::LEAST_MIB)..=i64::from(Memory::MOST_MIB)))]
+    memory_mib: u32,
     /// How long /readyz says 503 before requests stop being taken, once told to stop, in milliseconds: so that they go elsewhere
     #[arg(long, env = "SKALD_STOP_DELAY_MS", value_name = "MS", default_value_t = 1_000)]
     stop_delay_ms: u64,
@@ -231,7 +236,7 @@ async fn start(service: Service, start: Start) -> Result<Running, Error> {
 
 impl Start {
     async fn open(self, name: Name) -> Result<(House, Opened), Error> {
-        let process = Process::start(self.shared.traces.start())?;
+        let process = Process::start(self.shared.traces.start().with_memory(Memory::mib(self.shared.memory_mib)))?;
         let lock = match &self.database {
             Database::Sqlite(path) => Some(lock_file(path)?),
             Database::Postgres(_) => None,
@@ -273,6 +278,7 @@ impl House {
         let Self { start, process, listener, lock, told } = self;
         let log = writer.log().clone();
         log.limit_backlog(start.shared.backlog_max);
+        process.tasks.spawn("time", log.clone().keep_time(process.tasks.stopping()));
         process.tasks.spawn("wake-ups", log.clone().exchange_wake_ups(process.tasks.stopping()));
         health.push(process.is_to_stay());
         health.extend(connect(&process, &handler, &writer, start.kafka));

@@ -30,8 +30,8 @@ use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Health, Kafka, global_error, is_up,
-    partition::{BUFFER_MAX, Buffer, Partition, Places, begin_at, incoming},
+    Health, Kafka, bound, global_error, is_up,
+    partition::{Buffer, Partition, Places, Room, begin_at, incoming},
 };
 use crate::{Consumer, consume};
 
@@ -74,7 +74,8 @@ impl Group {
             spawn(Box::pin(consume(consumer, partition, handler.clone(), writer.clone(), until.clone())));
         };
         let (start, made_anew, runtime) = (Arc::new(start), Places::default(), Handle::current());
-        let member = Member { consumer, topics, kafka, log, health, start, made_anew, stop, runtime };
+        let room = Room::new(log.env().memory());
+        let member = Member { consumer, topics, kafka, log, health, start, made_anew, room, stop, runtime };
         let (ended, end) = oneshot::channel();
         let thread = std::thread::Builder::new().name(format!("{consumer} poll"));
         let spawned = thread.spawn(move || {
@@ -98,6 +99,7 @@ struct Member {
     health: Health,
     start: Arc<dyn Fn(Partition) + Send + Sync>,
     made_anew: Places,
+    room: Room,
     stop: CancellationToken,
     runtime: Handle,
 }
@@ -133,6 +135,7 @@ impl Member {
             lost: CancellationToken::new(),
             stop: self.stop.clone(),
             made_anew: self.made_anew.clone(),
+            room: self.room.clone(),
             is_ending: AtomicBool::new(false),
             state: Mutex::default(),
         };
@@ -149,8 +152,8 @@ impl Member {
             .set("fetch.wait.max.ms", "500")
             .set("fetch.error.backoff.ms", "100")
             .set("fetch.queue.backoff.ms", "10")
-            .set("queued.min.messages", "1000")
-            .set("queued.max.messages.kbytes", "4096");
+            .set("queued.min.messages", "1000");
+        bound(&mut config, self.log.env().memory());
         let client: BaseConsumer<Session> =
             config.create_with_context(session).map_err(|error| format!("can't make a Kafka consumer: {error}"))?;
         client.subscribe(&self.topics).map_err(|error| format!("can't subscribe: {error}"))?;
@@ -223,6 +226,7 @@ struct Session {
     lost: CancellationToken,
     stop: CancellationToken,
     made_anew: Places,
+    room: Room,
     is_ending: AtomicBool,
     state: Mutex<State>,
 }
@@ -261,7 +265,7 @@ impl Session {
         let Some(assigned) = state.assigned.get_mut(&place) else { return Ok(()) };
         assigned.received = message.offset();
         assigned.buffer.push(incoming(assigned.topic, message.partition(), message.offset(), record(message)));
-        if assigned.buffer.waiting() >= BUFFER_MAX && !assigned.is_paused {
+        if assigned.buffer.is_full() && !assigned.is_paused {
             assigned.is_paused = true;
             state.may_be_paused = true;
             client.pause(&list([&place])).map_err(|error| format!("can't pause a partition: {error}"))?;
@@ -282,7 +286,7 @@ impl Session {
         let State { assigned, may_be_paused, .. } = &mut *state;
         *may_be_paused = false;
         for (place, assigned) in assigned {
-            if assigned.is_paused && assigned.buffer.waiting() < BUFFER_MAX / 4 {
+            if assigned.is_paused && assigned.buffer.has_room() {
                 assigned.is_paused = false;
                 ready.push(place);
             }
@@ -374,7 +378,7 @@ impl Session {
         client.incremental_assign(partitions).map_err(|error| format!("can't take an assignment: {error}"))?;
         for (place, topic, stored, from, joined) in begun {
             tracing::debug!(consumer = self.consumer, topic = place.0, partition = place.1, stored, "partition assigned");
-            let buffer = Buffer::new(stored);
+            let buffer = Buffer::new(stored, &self.room);
             let at = (place.0.clone(), i64::from(place.1));
             // A progress of 0 is where every topic begins, also one that has dropped its first records.
             let joined = joined || stored == 0;

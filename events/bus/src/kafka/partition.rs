@@ -8,17 +8,17 @@ use std::{
     collections::{HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
 };
 
 use contract::{
-    Fault,
+    DeadLetter, Fault,
     dead_letter::Cause,
     record::{self, Record},
     topics::{self, Topic},
 };
-use eventlog::{Arrived, Error, Log, Poison};
+use eventlog::{Arrived, Error, Log, Memory, Poison};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +26,9 @@ use crate::{Batch, Incoming, Source};
 
 /// Messages in one batch.
 const BATCH_MAX: usize = 256;
-/// Messages that may wait: at more the partition is paused, at less than a quarter it goes on.
-pub(super) const BUFFER_MAX: usize = 2_048;
+/// Messages that may wait: at more the partition is paused, at less than a quarter it goes on. The same goes for its part of the
+/// [`Room`], in bytes.
+const BUFFER_MAX: usize = 2_048;
 /// Parked messages taken up in one batch.
 const RELEASED_MAX: i64 = 256;
 
@@ -49,9 +50,30 @@ impl Places {
     }
 }
 
+/// How many bytes the partitions of one process may hold together. Each has the same part of it, so that one whose handler is slow
+/// takes nothing from the others; what passes its part is one record. Cheap to clone.
+#[derive(Clone)]
+pub struct Room {
+    bytes: usize,
+    buffers: Arc<AtomicUsize>,
+}
+
+impl Room {
+    pub fn new(memory: Memory) -> Self {
+        Self { bytes: memory.buffered(), buffers: Arc::default() }
+    }
+
+    fn of_each(&self) -> usize {
+        self.bytes / self.buffers.load(Ordering::Relaxed).max(1)
+    }
+}
+
 /// The buffer between the polling thread and the consumer of one partition.
 pub struct Buffer {
     polled: Mutex<VecDeque<Incoming>>,
+    /// What the messages in it take, and those of the batch that was taken out of it and is being handled.
+    bytes: AtomicUsize,
+    room: Room,
     filled: Notify,
     /// The progress in the consumer's database, as far as it is known here.
     stored: AtomicI64,
@@ -60,10 +82,11 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    pub fn new(stored: i64) -> Arc<Self> {
+    pub fn new(stored: i64, room: &Room) -> Arc<Self> {
         let (polled, filled, stored, closed) =
             (Mutex::default(), Notify::new(), AtomicI64::new(stored), CancellationToken::new());
-        Arc::new(Self { polled, filled, stored, closed })
+        room.buffers.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self { polled, bytes: AtomicUsize::new(0), room: room.clone(), filled, stored, closed })
     }
 
     fn polled(&self) -> MutexGuard<'_, VecDeque<Incoming>> {
@@ -71,6 +94,7 @@ impl Buffer {
     }
 
     pub fn push(&self, incoming: Incoming) {
+        self.bytes.fetch_add(incoming.message.weight(), Ordering::Relaxed);
         self.polled().push_back(incoming);
         self.filled.notify_one();
     }
@@ -80,12 +104,50 @@ impl Buffer {
         self.polled().len()
     }
 
+    /// Whether nothing more should be polled for it. What comes all the same is taken: a record may be larger than all that there is
+    /// room for.
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= BUFFER_MAX || self.bytes.load(Ordering::Relaxed) >= self.room.of_each()
+    }
+
+    /// Whether a full one has been emptied far enough to go on; one that holds nothing always has.
+    pub fn has_room(&self) -> bool {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        self.waiting() < BUFFER_MAX / 4 && (bytes == 0 || bytes < self.room.of_each() / 4)
+    }
+
+    /// Takes messages for a batch out of it, and tells what they take: as many as may be, but one at least, however large it is.
+    fn take(&self, bytes_max: usize) -> (Vec<Incoming>, usize) {
+        let mut polled = self.polled();
+        let (mut count, mut bytes) = (0, 0);
+        for incoming in polled.iter().take(BATCH_MAX) {
+            let weight = incoming.message.weight();
+            let is_only = count == 0 && !Fault::LargeIsLeft.is_planted();
+            if bytes + weight > bytes_max && !is_only {
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + weight);
+        }
+        (polled.drain(..count).collect(), bytes)
+    }
+
+    /// What was taken out of it is no longer held.
+    fn let_go(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub fn stored(&self) -> i64 {
         self.stored.load(Ordering::Relaxed)
     }
 
     pub fn close(&self) {
         self.closed.cancel();
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.room.buffers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -104,8 +166,9 @@ pub struct Partition {
     joined: bool,
     /// Parked messages may have been released since they were last looked for.
     may_release: bool,
-    /// The batch under way.
+    /// The batch under way, and what it takes.
     handed: Handed,
+    handed_bytes: usize,
 }
 
 /// What a partition has to be handled now.
@@ -136,7 +199,8 @@ impl Partition {
         made_anew: Places,
         joined: bool,
     ) -> Self {
-        Self { consumer, topic, number, buffer, log, lost, made_anew, joined, may_release: true, handed: Handed::Nothing }
+        let (handed, handed_bytes) = (Handed::Nothing, 0);
+        Self { consumer, topic, number, buffer, log, lost, made_anew, joined, may_release: true, handed, handed_bytes }
     }
 
     fn batch(&self, next: i64, messages: Vec<Incoming>) -> Batch {
@@ -151,7 +215,7 @@ impl Partition {
             Ok((message, link)) => Incoming { offset, message: Arrived::Linked(Arc::new(message), link), poison: None },
             Err(error) => {
                 let poison = Some(Poison::new(Cause::Undecodable, error.to_string()));
-                Incoming { offset, message: Arrived::Raw(found), poison }
+                Incoming { offset, message: Arrived::Raw(Arc::new(found)), poison }
             }
         };
         Ok(released.into_iter().map(incoming).collect())
@@ -164,7 +228,9 @@ impl Partition {
     fn handled_before(&self) -> Option<Incoming> {
         let mut polled = self.buffer.polled();
         let is_before = self.joined && polled.front().is_some_and(|first| first.offset < self.buffer.stored());
-        if is_before { polled.pop_front() } else { None }
+        let before = if is_before { polled.pop_front() } else { None };
+        self.buffer.let_go(before.as_ref().map_or(0, |before| before.message.weight()));
+        before
     }
 
     /// Where the progress has to go back to before a topic is read from its beginning. By itself: a batch that happens to end where the
@@ -222,11 +288,8 @@ impl Partition {
                 self.handed = Handed::Before(first);
                 return Ok(Look::Batch(self.batch(first, Vec::new())));
             }
-            let messages: Vec<Incoming> = {
-                let mut polled = self.buffer.polled();
-                let count = polled.len().min(BATCH_MAX);
-                polled.drain(..count).collect()
-            };
+            let (messages, bytes) = self.buffer.take(self.log.env().memory().batch());
+            self.handed_bytes += bytes;
             let Some(last) = messages.last() else { return Ok(Look::Nothing) };
             let next = last.offset + 1;
             self.handed = Handed::Before(next);
@@ -253,6 +316,7 @@ impl Source for Partition {
     fn seek(&mut self, _topic: &str, _partition: i64, next: i64) {
         let before = self.buffer.stored.swap(next, Ordering::Relaxed);
         self.may_release = true;
+        self.buffer.let_go(std::mem::take(&mut self.handed_bytes));
         let handed = std::mem::replace(&mut self.handed, Handed::Nothing);
         let is_ours = match handed {
             Handed::Before(handed) if next == handed => {
@@ -306,5 +370,8 @@ pub fn incoming(topic: &Topic, partition: i32, offset: i64, record: Record) -> I
             Poison::new(Cause::Undecodable, format!("{error}{cause}"))
         }
     };
-    Incoming { offset, message: Arrived::Raw(record), poison: Some(poison) }
+    // What is too large for a dead letter need not be held until it is one.
+    let (record, note) = DeadLetter::kept(record);
+    let poison = Poison::new(poison.cause, note + &poison.error);
+    Incoming { offset, message: Arrived::Raw(Arc::new(record)), poison: Some(poison) }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{Kafka, Quiet, group::record, relay::source_of};
+use super::{Kafka, Quiet, bound, group::record, relay::source_of};
 use contract::{
     MessageId,
     record::{self, Link},
@@ -53,6 +53,7 @@ pub(super) fn read(kafka: &Kafka, log: &Log, topics: &[(String, i32)], looked_at
     let mut config = kafka.client(&format!("skald-{}-tails", log.service()));
     config.set("group.id", "skald-tails").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error").set("fetch.wait.max.ms", "100");
+    bound(&mut config, log.env().memory());
     let client: BaseConsumer<Quiet> =
         config.create_with_context(Quiet).map_err(|error| format!("can't make a Kafka consumer: {error}"))?;
     let env = log.env();

@@ -57,6 +57,8 @@ const RETENTION: &str = "retention.ms";
 const SIZE: &str = "max.message.bytes";
 const IN_SYNC: &str = "min.insync.replicas";
 const UNCLEAN: &str = "unclean.leader.election.enable";
+/// The broker's clock stamps records: it refuses none for its time, and retention goes by one clock, whatever those of the services say.
+const STAMPED: &str = "message.timestamp.type";
 
 /// The settings of a topic, by Kafka's names; with so many replicas, if that is known.
 fn settings(of: Settings, replication: Option<i32>) -> Vec<(&'static str, String)> {
@@ -64,6 +66,7 @@ fn settings(of: Settings, replication: Option<i32>) -> Vec<(&'static str, String
         (CLEANUP, "delete".to_owned()),
         (RETENTION, of.retention.as_millis().to_string()),
         (SIZE, of.max_message_bytes.to_string()),
+        (STAMPED, "LogAppendTime".to_owned()),
         // A broker that was behind never leads, so that nothing is lost that was acknowledged …
         (UNCLEAN, "false".to_owned()),
     ];

@@ -2,6 +2,7 @@
 //!
 //! Topics are those of the contract, so the tests take turns, and each begins with new ones.
 
+mod clocks;
 mod losses;
 
 use std::{

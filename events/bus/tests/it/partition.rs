@@ -6,10 +6,10 @@ use contract::{
     Message, Meta, Timestamp, record,
     topics::{self, TOPICS, Topic},
 };
-use eventlog::{Env, Log, testing::TestDatabase};
+use eventlog::{Arrived, Env, Log, Memory, testing::TestDatabase};
 use skald_bus::{
     Source,
-    kafka::{Buffer, Partition, Places, incoming},
+    kafka::{Buffer, Partition, Places, Room, incoming},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -42,10 +42,15 @@ async fn sink() -> (&'static Topic, i32, TestDatabase, Log) {
     (topic, number, database, log)
 }
 
+/// A record that is no message, of so many bytes.
+fn junk(bytes: usize) -> record::Record {
+    record::Record { key: None, headers: Vec::new(), value: Some(vec![b'x'; bytes]) }
+}
+
 /// Offsets 10, 11 and 12 are handed out; then the progress is found at `next`. Whether the partition goes on with what it has buffered.
 async fn goes_on_after(next: i64) -> bool {
     let (topic, number, _database, log) = sink().await;
-    let (buffer, lost) = (Buffer::new(10), CancellationToken::new());
+    let (buffer, lost) = (Buffer::new(10, &Room::new(Memory::default())), CancellationToken::new());
     let at = (topic.name.to_owned(), i64::from(number));
     let mut partition = Partition::new("sink", at, buffer.clone(), log, lost.clone(), Places::default(), true);
     for offset in 10..13 {
@@ -80,14 +85,14 @@ async fn a_topic_that_was_made_anew_is_remembered_until_reading_it_from_its_begi
     let within = Duration::from_secs(10);
 
     // The message before the progress is not the one that was handled.
-    let buffer = Buffer::new(10);
+    let buffer = Buffer::new(10, &Room::new(Memory::default()));
     buffer.push(incoming(topic, number, 9, published(9)));
     let mut old = partition(&buffer, false);
     assert!(tokio::time::timeout(within, old.next()).await.unwrap().unwrap().is_none(), "it is not read on");
     assert!(is_remembered());
 
     // Ten messages again, so that the last ends where the progress is.
-    let buffer = Buffer::new(10);
+    let buffer = Buffer::new(10, &Room::new(Memory::default()));
     for offset in 0..10 {
         buffer.push(incoming(topic, number, offset, published(offset + 1)));
     }
@@ -100,4 +105,52 @@ async fn a_topic_that_was_made_anew_is_remembered_until_reading_it_from_its_begi
     };
     assert_eq!(next().await, (10, 0, 0, true), "an assignment that ended here would begin at the beginning again");
     assert_eq!(next().await, (0, 10, 10, false));
+}
+
+#[tokio::test]
+async fn a_partition_is_full_by_bytes_and_what_is_larger_than_all_of_its_room_is_handled_alone() {
+    let (topic, number, _database, log) = sink().await;
+    let memory = Memory::of(64 * 10_000);
+    let log = {
+        let env = Env::system().with_memory(memory);
+        let at = log.database().clone();
+        drop(log);
+        Log::open(at, "sink", &[], env).await.unwrap().log
+    };
+    let room = Room::new(memory);
+    let (buffer, other) = (Buffer::new(0, &room), Buffer::new(0, &room));
+    let at = (topic.name.to_owned(), i64::from(number));
+    let mut partition = Partition::new("sink", at, buffer.clone(), log, CancellationToken::new(), Places::default(), true);
+    assert!(!buffer.is_full() && buffer.has_room());
+    // Batches of 10,000 bytes; each of the two partitions may hold 40,000.
+    for (offset, bytes) in [(0, 3_000), (1, 3_000), (2, 3_000), (3, 100_000), (4, 3_000)] {
+        buffer.push(incoming(topic, number, offset, junk(bytes)));
+    }
+    assert!(buffer.is_full(), "whatever came is held all the same");
+    assert!(!other.is_full(), "and takes nothing from the other");
+    for (next, is_full, has_room) in [(2, true, false), (3, true, false), (4, true, false), (5, false, true)] {
+        let batch = partition.next().await.unwrap().unwrap();
+        assert_eq!(batch.next, next);
+        assert_eq!((buffer.is_full(), buffer.has_room()), (is_full, has_room), "what is being handled counts, before {next}");
+        partition.seek(topic.name, i64::from(number), next);
+    }
+    assert!(buffer.has_room());
+    drop((other, partition));
+    // Alone it has all the room.
+    for offset in 5..12 {
+        buffer.push(incoming(topic, number, offset, junk(10_000)));
+    }
+    assert!(!buffer.is_full());
+    buffer.push(incoming(topic, number, 12, junk(10_000)));
+    assert!(buffer.is_full());
+}
+
+#[test]
+fn what_is_too_large_for_a_dead_letter_is_not_held_until_it_is_one() {
+    let topic = TOPICS.iter().find(|topic| topic.name == topics::ORDER_EVENTS).unwrap();
+    let found = incoming(topic, 0, 1, junk(50_000_000));
+    assert!(found.message.weight() < 1_000);
+    let Arrived::Raw(record) = found.message else { panic!("it is no message") };
+    assert_eq!(*record, record::Record::default());
+    assert!(found.poison.unwrap().error.starts_with("the record, about 500000"));
 }

@@ -222,7 +222,7 @@ async fn what_is_forged_is_set_aside_by_its_offset_and_moves_nothing() {
     link.source.log = uuid::Uuid::from_u128(2);
     let raw = Record { key: None, headers: vec![("ce_type".into(), b"what\0ever".to_vec())], value: Some(vec![0xff, 0]) };
     let poison = Todo::SetAside(Poison::new(Cause::Undecodable, "no envelope"));
-    let garbage = Item { offset: 3, message: Arrived::Raw(raw), todo: poison };
+    let garbage = Item { offset: 3, message: Arrived::Raw(Arc::new(raw)), todo: poison };
     let items = vec![linked(0, 0, 4), linked(1, 2, 9), stranger, garbage, linked(4, 4, 6)];
     assert_eq!(log.writer.deliver(claim(0, 5), items).await.unwrap(), Delivered::Committed);
     let mut reader = log.log().reader().await.unwrap();

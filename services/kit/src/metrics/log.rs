@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use eventlog::{Log, Survey};
+use eventlog::{Due, Log, Survey};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet},
@@ -57,6 +57,12 @@ impl Collector for LogCollector {
         self.gauge(&mut to, "consumer_parked_messages", "Messages that wait for a missing one", |watched| {
             (*locked(&watched.survey)).map(|survey| survey.parked)
         })?;
+        self.gauge(&mut to, "rows_unreadable", "Rows that wait for a build which can read them", |watched| {
+            (*locked(&watched.survey)).map(|survey| survey.unreadable)
+        })?;
+        let pulled_in = |log: &Log| log.due().map_or(0, Due::pulled_in);
+        self.counter(&mut to, "clock_instants_pulled_in", "Instants that lay further ahead than they can", pulled_in)?;
+        self.clock(&mut to)?;
         self.gauge(&mut to, "dlq_messages", "Dead letters that nobody has redriven or discarded", |watched| {
             (*locked(&watched.survey)).map(|survey| survey.dead_letters)
         })
@@ -71,6 +77,16 @@ impl LogCollector {
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&count(log), None)?;
         }
         Ok(())
+    }
+
+    /// All logs of a process go by one clock.
+    fn clock(&self, to: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
+        let Some(stand) = self.0.first().map(|watched| watched.log.env().clock()) else { return Ok(()) };
+        let help = "How far the machine's clock is ahead of the time by which the process goes";
+        to.encode_descriptor("clock_ahead_seconds", help, None, MetricType::Gauge)?.encode_gauge(&(stand.ahead as f64 / 1e6))?;
+        let help = "How often the machine's clock has left the time by which the process goes";
+        let mut leaps = to.encode_descriptor("clock_leaps", help, None, MetricType::Counter)?;
+        leaps.encode_counter::<NoLabelSet, _, f64>(&stand.leaps, None)
     }
 
     fn gauge<V: EncodeGaugeValue>(

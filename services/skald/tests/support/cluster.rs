@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use eventlog::{Database, Env, testing::TestDatabase};
+use eventlog::{Database, Env, on, testing::TestDatabase};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions},
@@ -201,6 +201,24 @@ impl Cluster {
 
     pub(crate) fn database(&self, service: &str) -> String {
         url(&self.databases.iter().find(|(name, _)| *name == service).unwrap().1.database)
+    }
+
+    /// What a query counts in the database of a service.
+    pub(crate) async fn count(&self, service: &str, sql: &'static str) -> i64 {
+        let database = &self.databases.iter().find(|(name, _)| *name == service).unwrap().1.database;
+        let mut connection = database.connect().await.unwrap();
+        on!(&mut connection.conn(), |c| sqlx::query_scalar::<DB, i64>(sql).fetch_one(c).await).unwrap()
+    }
+
+    /// The most memory that each process has ever taken, in KiB.
+    pub(crate) fn memory_high(&self) -> Vec<(&'static str, u64)> {
+        let running = self.replicas.iter().filter_map(|replica| Some((replica.service, replica.child.as_ref()?.id())));
+        let high = running.map(|(service, process)| {
+            let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+            let high = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+            (service, high.unwrap().parse().unwrap())
+        });
+        high.collect()
     }
 
     /// Asks the settled audit until it holds; whatever runs behind an order's end has its time.
