@@ -32,7 +32,7 @@ esac
 
 need python3 python3
 need ip iproute2
-python3 ci/cluster/checker_test.py
+python3 -B ci/cluster/checker_test.py
 jars=$(ci/kafka.sh jars)
 programs=$(ci/postgres.sh programs)
 binary=${SKALD_BIN:-}
@@ -66,7 +66,7 @@ trap 'exit 143' TERM
 cp "$binary" "$home/skald"
 mkfifo "$home/alive"
 as_root unshare --net --mount --pid --fork --mount-proc --kill-child \
-  python3 ci/cluster/run.py --home "$home" --jars "$jars" --programs "$programs" --binary "$home/skald" "${arguments[@]}" \
+  python3 -B ci/cluster/run.py --home "$home" --jars "$jars" --programs "$programs" --binary "$home/skald" "${arguments[@]}" \
   <"$home/alive" &
 child=$!
 exec 8>"$home/alive"

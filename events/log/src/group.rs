@@ -243,7 +243,7 @@ impl<H: Handler> Task<H> {
             on!(unit.conn(), |c| sqlx::query::<DB>("COMMIT").execute(c).await.map(drop))?;
             on!(unit.conn(), |c| sqlx::query::<DB>("BEGIN").execute(c).await.map(drop))?;
         }
-        let mut stored = stored_answers(&mut unit, batch).await?;
+        let stored = stored_answers(&mut unit, batch).await?;
 
         let mut arrivals = Arrivals::default();
         let deliveries = batch.iter().zip(&lost).filter_map(|(entry, lost)| match entry {
@@ -319,8 +319,9 @@ impl<H: Handler> Task<H> {
             .iter()
             .zip(lost)
             .map(|(entry, lost)| match entry {
-                Entry::Request { key, .. } => Outcome::Answer(match key.and_then(|key| Some((key, stored.remove(&key.key)?))) {
-                    Some((key, stored)) if stored.fingerprint == key.fingerprint => Answer::Repeated(stored),
+                // It may be here more than once: somebody asked, hung up and asked again.
+                Entry::Request { key, .. } => Outcome::Answer(match key.and_then(|key| Some((key, stored.get(&key.key)?))) {
+                    Some((key, stored)) if stored.fingerprint == key.fingerprint => Answer::Repeated(stored.clone()),
                     Some(_) => Answer::KeyReused,
                     None => {
                         let done = done.next().expect("counted above");
