@@ -55,10 +55,17 @@ impl fmt::Display for Difference {
 const CLEANUP: &str = "cleanup.policy";
 const RETENTION: &str = "retention.ms";
 const SIZE: &str = "max.message.bytes";
+/// As it was written: the broker has no work with it. It may be set otherwise, as every client here reads them all.
+const COMPRESSION: &str = "compression.type";
 
 /// The settings of a topic, by Kafka's names.
-fn settings(of: Settings) -> [(&'static str, String); 3] {
-    [(CLEANUP, "delete".to_owned()), (RETENTION, of.retention.as_millis().to_string()), (SIZE, of.max_message_bytes.to_string())]
+fn settings(of: Settings) -> [(&'static str, String); 4] {
+    [
+        (CLEANUP, "delete".to_owned()),
+        (RETENTION, of.retention.as_millis().to_string()),
+        (SIZE, of.max_message_bytes.to_string()),
+        (COMPRESSION, "producer".to_owned()),
+    ]
 }
 
 /// Why a connection failed. It is only ever logged: the error of a request is that of a broker which is away, also where that broker
