@@ -10,6 +10,7 @@ mod partition;
 mod relay;
 mod tails;
 mod topics;
+mod unreadable;
 
 use std::{
     collections::BTreeMap,

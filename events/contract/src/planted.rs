@@ -50,6 +50,7 @@ faults! {
     KeyWithAttempt = "key-with-attempt": "the payment provider's idempotency key holds the number of the try",
     TimeoutIsDeclined = "timeout-is-declined": "a call to the provider that timed out is taken for declined",
     GapNeverDrained = "gap-never-drained": "messages behind a gap are kept, and not looked for once it has closed",
+    BufferGoesOn = "buffer-goes-on": "a reader goes on with its buffer where another has handled less than was taken out of it, and believes what it misses",
     OutageIsPoison = "outage-is-poison": "a message that meets a database that is away becomes a dead letter",
     RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
     CallsForgotten = "calls-forgotten": "a call without an answer is not made again",

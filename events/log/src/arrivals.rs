@@ -28,10 +28,11 @@ pub(crate) struct Arrivals {
 
 impl Arrivals {
     /// Finds the place of every message, keeps what has been seen and what must wait, and leaves for each delivery what is to be
-    /// handled, or set aside for being forged.
+    /// handled, or set aside for being forged. A gap that nobody has asked about a second time is none yet: [`Error::Missing`].
     pub(crate) async fn place<'b, W>(
         &mut self,
         unit: &mut Unit<'_>,
+        log: &Log,
         mut chains: Chains<'b>,
         deliveries: &[(&'b Claim, &'b [Item<W>])],
     ) -> Result<Vec<Vec<(&'b Item<W>, Option<&'static str>)>>, Error> {
@@ -73,6 +74,9 @@ impl Arrivals {
             left
         });
         let placed = placed.collect();
+        if let Some((_, link, last, _)) = self.gaps.iter().find(|(claim, link, ..)| !log.believes(claim, link)) {
+            return Err(Error::Missing { previous: link.previous, last: *last });
+        }
         chains.save(unit).await?;
         if !parked.is_empty() {
             let now_us = unit.now().0;

@@ -92,9 +92,13 @@ impl<H: Handler> Task<H> {
     async fn commit(&mut self, batch: Vec<Entry<H>>) {
         match self.settled(&batch).await {
             Ok(outcomes) => self.reply(batch, outcomes),
-            Err(error @ (Error::Conflict(_) | Error::Refused(_) | Error::Corrupt(_) | Error::TooLarge { .. }))
-                if batch.len() > 1 =>
-            {
+            Err(
+                error @ (Error::Conflict(_)
+                | Error::Refused(_)
+                | Error::Corrupt(_)
+                | Error::TooLarge { .. }
+                | Error::Missing { .. }),
+            ) if batch.len() > 1 => {
                 tracing::debug!(service = self.log.service(), %error, entries = batch.len(), "batch rolled back; trying each by itself");
                 for entry in batch {
                     self.commit_alone(entry).await;
@@ -251,7 +255,7 @@ impl<H: Handler> Task<H> {
             _ => None,
         });
         let deliveries: Vec<(&Claim, &[Item<H::Work>])> = deliveries.collect();
-        let placed = arrivals.place(&mut unit, chains, &deliveries).await?;
+        let placed = arrivals.place(&mut unit, &self.log, chains, &deliveries).await?;
         let mut placed = deliveries.iter().map(|(claim, _)| *claim).zip(placed);
 
         let mut jobs: Vec<&Job<H::Work>> = Vec::new();

@@ -9,14 +9,14 @@ use std::{
 };
 
 use contract::{
-    Message,
+    Fault, Message,
     record::{Link, Record, Source},
 };
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Conn, Database, Due, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, agree, chain,
+    Claim, Conn, Database, Due, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, agree, chain,
     db::{Owned, Reader},
     migrate, on,
     tail::Tail,
@@ -62,6 +62,8 @@ pub(crate) struct Counts {
     pub parked: AtomicI64,
     /// The newest message behind each gap that this process has told of.
     gaps: Mutex<HashMap<Gap, i64>>,
+    /// Where the broker was asked once more for what is missing behind a progress: topic, partition and that progress.
+    asked_again: Mutex<HashMap<(String, i64), i64>>,
 }
 
 /// Topic, partition and source.
@@ -376,6 +378,38 @@ impl Log {
             on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT COUNT(*) FROM parked").fetch_one(c).await)?;
         self.inner.counts.parked.store(parked, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The first message of each partition that waits for a gap to close: topic, partition, offset.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn first_parked(&self, consumer: &str) -> Result<Vec<(String, i64, i64)>, Error> {
+        let mut reader = self.reader().await?;
+        Ok(on!(&mut reader.conn(), |c| sqlx::query_as::<DB, (String, i64, i64)>(
+            "SELECT topic, partition, MIN(message_offset) FROM parked WHERE consumer = $1 GROUP BY topic, partition"
+        )
+        .bind(consumer)
+        .fetch_all(c)
+        .await)?)
+    }
+
+    /// Says that what was read from this progress on is forgotten, and read once more. Whoever delivers from there again and still
+    /// misses a message is believed.
+    pub fn asked_again(&self, topic: &str, partition: i64, from: i64) {
+        let mut asked = self.inner.counts.asked_again.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.insert((topic.to_owned(), partition), from);
+    }
+
+    /// Whether the message is behind a gap for sure: one that has been told of, or that is there each time one looks.
+    pub(crate) fn believes(&self, claim: &Claim, behind: &Link) -> bool {
+        let place = (claim.topic.clone(), claim.partition);
+        let asked = self.inner.counts.asked_again.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.get(&place) == Some(&claim.from) || Fault::BufferGoesOn.is_planted() {
+            return true;
+        }
+        let gap = (place.0, place.1, behind.source.to_string());
+        self.inner.counts.gaps.lock().unwrap_or_else(PoisonError::into_inner).get(&gap) == Some(&behind.previous)
     }
 
     /// Notes the newest message behind a gap; tells the one before, if there was any.

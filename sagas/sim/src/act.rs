@@ -15,7 +15,7 @@ use crate::{
     choose::Step,
     drive::{Driven, Operation},
     relay::Turn,
-    replica::{Door, Name, Parked},
+    replica::{Door, Name, POLLED_MAX, Parked},
     world::World,
 };
 
@@ -43,13 +43,19 @@ impl World {
             }
             Step::Poll(index, place) => {
                 let broker = self.broker.clone();
+                // A broker answers with as much as it likes.
+                let limit = if !self.is_calm && self.chance.permille(300) { 1 + self.chance.below(4) } else { POLLED_MAX };
                 let assigned = &mut self.replica(index).assigned[place];
-                let (topic, partition, count) = (assigned.topic.name, assigned.partition, assigned.poll(&broker));
+                let (topic, partition, count) = (assigned.topic.name, assigned.partition, assigned.poll(&broker, limit));
                 let label = self.label(index);
                 self.say(format_args!("{label} polls {count} of {topic}/{partition}"));
-                self.replica(index).assigned.retain(|assigned| !assigned.is_over());
             }
-            Step::Handle(index, place) => self.handle(index, place).await,
+            Step::Notice(index, place) => {
+                let over = self.replica(index).assigned.remove(place);
+                let label = self.label(index);
+                self.say(format_args!("{label} begins {}/{} again", over.topic.name, over.partition));
+            }
+            Step::Handle(index, place) => self.handle(index, place).await?,
             Step::Send(index, place) => self.send(index, place).await,
             Step::Look(name) => self.look(name).await?,
             Step::Provide(call) => self.provide(call),
@@ -126,25 +132,34 @@ impl World {
         Ok(())
     }
 
-    async fn handle(&mut self, index: usize, place: usize) {
+    async fn handle(&mut self, index: usize, place: usize) -> anyhow::Result<()> {
+        let frozen = if !self.is_calm && self.chance.permille(15) {
+            Some(self.chance.wait(Duration::from_millis(100), Duration::from_secs(20)))
+        } else {
+            None
+        };
         let replica = self.replica(index);
         let parked = replica.assigned[place].parked.take();
-        let mut operation = parked.map_or_else(|| replica.handle(place), |parked| parked.operation);
+        let frozen = frozen.filter(|_| parked.is_none());
+        let mut operation = parked.map_or_else(|| replica.handle(place, frozen), |parked| parked.operation);
         let (topic, partition) = (replica.assigned[place].topic.name, replica.assigned[place].partition);
         let before = replica.log.commits();
         let said = match self.drive(index, &mut operation).await {
             Driven::Done(()) => "done",
             Driven::Asleep(until) => {
                 self.replica(index).assigned[place].parked = Some(Parked { until, call: None, operation });
-                "tries again later"
+                if frozen.is_some() { "is stopped with a batch in its hands" } else { "tries again later" }
             }
-            Driven::Crashed => return,
+            Driven::Crashed => return Ok(()),
         };
         let replica = self.replica(index);
-        let commits = replica.log.commits() - before;
-        replica.assigned.retain(|assigned| !assigned.is_over());
+        let (commits, is_stopped) = (replica.log.commits() - before, replica.assigned[place].parked.is_some());
         let label = self.label(index);
         self.say(format_args!("{label} handles {topic}/{partition}: {said}, {commits} commits"));
+        if frozen.is_some() && is_stopped {
+            self.take_over(index, (topic.to_owned(), partition)).await?;
+        }
+        Ok(())
     }
 
     async fn send(&mut self, index: usize, place: usize) {

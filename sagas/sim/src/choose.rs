@@ -19,6 +19,8 @@ pub(crate) enum Step {
     Arrive(Lane),
     Poll(usize, usize),
     Handle(usize, usize),
+    /// Whoever polls notices that an assignment is over.
+    Notice(usize, usize),
     Send(usize, usize),
     Look(Name),
     Provide(u64),
@@ -56,6 +58,9 @@ impl World {
                 let has_more = assigned.buffer.waiting() > 0 || replica.log.parked() > 0 && assigned.may_have_more();
                 if is_ready && (assigned.parked.is_some() || has_more) {
                     steps.push((Step::Handle(index, place), 20));
+                }
+                if assigned.is_over() {
+                    steps.push((Step::Notice(index, place), 5));
                 }
                 let has_fetched = assigned.fetched == self.broker.end(assigned.topic.name, assigned.partition);
                 if !has_fetched && assigned.is_polled() {

@@ -107,6 +107,18 @@ impl World {
         Ok(())
     }
 
+    /// Who reads a partition has not been heard of for too long: it becomes somebody's, who may be the same, and the old reader, once it
+    /// goes on, does not know.
+    pub(crate) async fn take_over(&mut self, index: usize, place: (String, i32)) -> anyhow::Result<()> {
+        let name = self.slots[index].name;
+        let Some(to) = self.any(name) else { return Ok(()) };
+        let broker = self.broker.clone();
+        self.replica(to).assign(&[place].into(), &broker).await?;
+        let (from, to) = (self.slots[index].number, self.slots[to].number);
+        self.say(format_args!("{}: what {from} reads is taken over by {to}", name.as_str()));
+        Ok(())
+    }
+
     /// Somebody writes to a topic what no relay would.
     pub(crate) fn garbage(&mut self) {
         let read: Vec<_> = TOPICS.iter().filter(|topic| !topic.readers.is_empty()).collect();

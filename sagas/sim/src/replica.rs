@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bus::{
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Records taken from the broker in one step.
-const POLLED_MAX: usize = 64;
+pub(crate) const POLLED_MAX: usize = 64;
 
 /// The services that are simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,20 +102,24 @@ impl Assigned {
         !self.is_paused || self.buffer.has_room()
     }
 
-    /// It has to be assigned anew before anything of it is handled.
+    /// It has to be assigned anew, which whoever polls notices a while later.
     pub(crate) fn is_over(&self) -> bool {
-        self.parked.is_none() && self.lost.is_cancelled()
+        self.parked.is_none() && self.is_lost()
     }
 
-    /// Takes records from the broker; tells how many.
-    pub(crate) fn poll(&mut self, broker: &Broker) -> usize {
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// Takes at most `limit` records from the broker; tells how many.
+    pub(crate) fn poll(&mut self, broker: &Broker, limit: usize) -> usize {
         if self.fetched > broker.end(self.topic.name, self.partition) {
             // Out of range: the broker has lost records that were read.
             self.lost.cancel();
             self.buffer.close();
             return 0;
         }
-        let (records, mut count) = (broker.read(self.topic.name, self.partition, self.fetched, POLLED_MAX), 0);
+        let (records, mut count) = (broker.read(self.topic.name, self.partition, self.fetched, limit), 0);
         self.is_paused = false;
         for (offset, record) in records {
             self.buffer.push(incoming(self.topic, self.partition, offset, record));
@@ -134,6 +139,8 @@ struct Once {
     source: Arc<tokio::sync::Mutex<Partition>>,
     look_again: Arc<AtomicBool>,
     is_done: bool,
+    /// The process is stopped for so long once it has the batch in its hands.
+    frozen: Option<(eventlog::Env, Duration)>,
 }
 
 impl Source for Once {
@@ -147,6 +154,9 @@ impl Source for Once {
             self.look_again.store(false, Relaxed);
             return Ok(None);
         };
+        if let Some((env, wait)) = self.frozen.take() {
+            env.sleep(wait).await;
+        }
         Ok(Some(batch))
     }
 
@@ -239,12 +249,15 @@ impl Replica {
     pub(crate) async fn assign(&mut self, places: &BTreeSet<(String, i32)>, broker: &Broker) -> Result<(), Error> {
         let progress = self.log.progress_of(self.name.as_str()).await?;
         self.log.count_parked().await?;
+        for (topic, partition, first) in self.log.first_parked(self.name.as_str()).await? {
+            self.made_anew.look_back(&(topic, partition), first);
+        }
         for (topic, partition) in places {
             let topic = TOPICS.iter().find(|found| found.name == topic).expect("a topic of the contract");
             let at = (topic.name.to_owned(), i64::from(*partition));
             let stored = progress.iter().find(|(name, number, _)| (name, number) == (&at.0, &at.1)).map_or(0, |found| found.2);
-            let is_new = self.made_anew.contains(&at);
-            let (from, joined) = begin_at(stored, 0, broker.end(topic.name, *partition), is_new);
+            let again = self.made_anew.from(&at);
+            let (from, joined) = begin_at(stored, 0, broker.end(topic.name, *partition), again);
             let (buffer, lost) = (Buffer::new(stored, &self.room), CancellationToken::new());
             let (name, log, anew) = (self.name.as_str(), self.log.clone(), self.made_anew.clone());
             let source = Partition::new(name, at, buffer.clone(), log, lost.clone(), anew, joined || stored == 0);
@@ -263,10 +276,11 @@ impl Replica {
         Ok(())
     }
 
-    /// Handles one batch of a partition.
-    pub(crate) fn handle(&self, index: usize) -> Operation {
-        let assigned = &self.assigned[index];
-        (self.consume)(Once { source: assigned.source.clone(), look_again: assigned.look_again.clone(), is_done: false })
+    /// Handles one batch of a partition; perhaps it is stopped for a while with the batch in its hands.
+    pub(crate) fn handle(&self, index: usize, frozen: Option<Duration>) -> Operation {
+        let (assigned, frozen) = (&self.assigned[index], frozen.map(|wait| (self.log.env().clone(), wait)));
+        let (source, look_again) = (assigned.source.clone(), assigned.look_again.clone());
+        (self.consume)(Once { source, look_again, is_done: false, frozen })
     }
 }
 

@@ -2,10 +2,11 @@
 //! handles.
 //!
 //! Never here: Kafka's client; `group` fills the buffer, pauses and resumes. An assignment that ends closes its buffer for good:
-//! the next one has a new one, so that nothing polled before is handled after.
+//! the next one has a new one, so that nothing polled before is handled after. A buffer from which something was taken that is to be
+//! handled still ends its assignment in the same instant: what is left of it must not be claimed as if nothing lay before it.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicUsize, Ordering},
@@ -32,21 +33,49 @@ const BUFFER_MAX: usize = 2_048;
 /// Parked messages taken up in one batch.
 const RELEASED_MAX: i64 = 256;
 
-/// Topics and partitions that have to be read from their beginning, until that has begun. Cheap to clone.
+/// How far before the first message that waits behind a gap Kafka is asked once more: more than was ever taken out of a buffer at once.
+const LOOK_BACK: i64 = BUFFER_MAX as i64;
+
+/// Topics and partitions that are to be read again from an offset before their progress, until that has begun. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Places(Arc<Mutex<HashSet<(String, i64)>>>);
+pub struct Places(Arc<Mutex<Again>>);
+
+#[derive(Default)]
+struct Again {
+    from: HashMap<(String, i64), i64>,
+    /// Where that was done for the sake of what waits behind a gap: once a process.
+    looked_back: HashSet<(String, i64)>,
+}
 
 impl Places {
-    fn set(&self) -> MutexGuard<'_, HashSet<(String, i64)>> {
+    fn again(&self) -> MutexGuard<'_, Again> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn contains(&self, place: &(String, i64)) -> bool {
-        self.set().contains(place)
+    /// The offset from which a partition is to be read again, if it is.
+    pub fn from(&self, place: &(String, i64)) -> Option<i64> {
+        self.again().from.get(place).copied()
     }
 
-    pub(super) fn forget(&self, place: &(String, i64)) {
-        self.set().remove(place);
+    /// Messages wait behind a gap, the first of them at this offset: what is missing is looked for once more before that.
+    pub fn look_back(&self, place: &(String, i64), first_parked: i64) {
+        let mut again = self.again();
+        if again.looked_back.insert(place.clone()) {
+            again.from.entry(place.clone()).or_insert((first_parked - LOOK_BACK).max(0));
+        }
+    }
+
+    /// It has begun.
+    fn forget(&self, place: &(String, i64)) {
+        self.again().from.remove(place);
+    }
+
+    /// It is another's to begin.
+    pub(super) fn leave(&self, place: &(String, i64)) {
+        let mut again = self.again();
+        if again.from.remove(place).is_some() {
+            again.looked_back.remove(place);
+        }
     }
 }
 
@@ -159,11 +188,14 @@ pub struct Partition {
     buffer: Arc<Buffer>,
     /// The consumer's own log, in which messages are parked.
     log: Log,
-    /// Asks for a new assignment: what is buffered does not join what is stored.
+    /// Asks for a new assignment.
     lost: CancellationToken,
     made_anew: Places,
-    /// The buffer begins at the stored progress, and not at the beginning of a topic that was made anew.
+    /// The buffer begins at the stored progress, and not before it in what is to be read again.
     joined: bool,
+    /// Messages before this offset are no longer in the buffer, so that it joins no progress before it. Offsets that Kafka itself does
+    /// not hold, such as those of its own markers, are no concern: of these nothing was taken.
+    taken: i64,
     /// Parked messages may have been released since they were last looked for.
     may_release: bool,
     /// The batch under way, and what it takes.
@@ -199,8 +231,16 @@ impl Partition {
         made_anew: Places,
         joined: bool,
     ) -> Self {
-        let (handed, handed_bytes) = (Handed::Nothing, 0);
-        Self { consumer, topic, number, buffer, log, lost, made_anew, joined, may_release: true, handed, handed_bytes }
+        let (taken, may_release, handed, handed_bytes) = (buffer.stored(), true, Handed::Nothing, 0);
+        Self { consumer, topic, number, buffer, log, lost, made_anew, joined, taken, may_release, handed, handed_bytes }
+    }
+
+    /// Ends this assignment, and asks for another one. What is buffered is never handled: it no longer joins what is stored.
+    fn end(&self) {
+        self.lost.cancel();
+        if !Fault::BufferGoesOn.is_planted() {
+            self.buffer.close();
+        }
     }
 
     fn batch(&self, next: i64, messages: Vec<Incoming>) -> Batch {
@@ -225,15 +265,16 @@ impl Partition {
 impl Partition {
     /// A buffered message that was handled already: the one before the stored progress, with which every assignment begins, or
     /// what another replica has done meanwhile.
-    fn handled_before(&self) -> Option<Incoming> {
+    fn handled_before(&mut self) -> Option<Incoming> {
         let mut polled = self.buffer.polled();
         let is_before = self.joined && polled.front().is_some_and(|first| first.offset < self.buffer.stored());
         let before = if is_before { polled.pop_front() } else { None };
         self.buffer.let_go(before.as_ref().map_or(0, |before| before.message.weight()));
+        self.taken = before.as_ref().map_or(self.taken, |before| before.offset + 1);
         before
     }
 
-    /// Where the progress has to go back to before a topic is read from its beginning. By itself: a batch that happens to end where the
+    /// Where the progress has to go back to before a partition is read again. By itself: a batch that happens to end where the
     /// progress was would look like one that moves none.
     fn first_anew(&self) -> Option<i64> {
         let first = self.buffer.polled().front()?.offset;
@@ -254,9 +295,9 @@ impl Partition {
                 "{topic} partition {partition} was made anew: it has other messages than those that were handled. Reading it from its \
                  beginning, where repeats are skipped; what is missing is told below"
             );
-            self.made_anew.set().insert((topic.clone(), partition));
+            self.made_anew.again().from.insert((topic.clone(), partition), 0);
             self.lost.cancel();
-            self.buffer.closed.cancel();
+            self.buffer.close();
         }
         Ok(())
     }
@@ -292,7 +333,7 @@ impl Partition {
             self.handed_bytes += bytes;
             let Some(last) = messages.last() else { return Ok(Look::Nothing) };
             let next = last.offset + 1;
-            self.handed = Handed::Before(next);
+            (self.taken, self.handed) = (next, Handed::Before(next));
             return Ok(Look::Batch(self.batch(next, messages)));
         }
     }
@@ -318,22 +359,20 @@ impl Source for Partition {
         self.may_release = true;
         self.buffer.let_go(std::mem::take(&mut self.handed_bytes));
         let handed = std::mem::replace(&mut self.handed, Handed::Nothing);
-        let is_ours = match handed {
-            Handed::Before(handed) if next == handed => {
-                if !std::mem::replace(&mut self.joined, true) {
-                    self.made_anew.forget(&(self.topic.clone(), self.number));
-                }
-                true
+        if !self.joined {
+            if matches!(handed, Handed::Before(end) if end == next) {
+                // The progress is where the buffer begins, or leads to.
+                (self.joined, self.taken) = (true, next);
+                self.made_anew.forget(&(self.topic.clone(), self.number));
+            } else if next != before {
+                // Somebody else has moved it, and not to where this buffer begins.
+                self.end();
             }
-            Handed::Before(_) | Handed::Nothing => false,
-            Handed::Released => next == before,
-        };
-        // Somebody else has moved the progress. Further on is where the buffer leads to; anywhere else it has to be filled anew.
-        // Where they came less far than what was taken out of the buffer, the rest of that is no longer in it.
-        let is_short = matches!(handed, Handed::Before(end) if next < end);
-        let leads_there = self.joined && next > before && !is_short;
-        if !is_ours && !leads_there {
-            self.lost.cancel();
+        }
+        // Further on than what was taken is where the buffer leads to. Before that, whether another came less far, or rewound, or a
+        // message is missing and Kafka has to be asked for it once more: what has to be handled next is no longer in it.
+        if next < self.taken {
+            self.end();
         }
     }
 
@@ -342,11 +381,13 @@ impl Source for Partition {
     }
 }
 
-/// Where an assignment begins, and whether that joins the stored progress: in a topic that holds `low` to `high`.
-pub fn begin_at(stored: i64, low: i64, high: i64, is_new: bool) -> (i64, bool) {
-    let joined = (low..=high).contains(&stored) && !is_new;
+/// Where an assignment begins, and whether that joins the stored progress: in a partition that holds `low` to `high`, and perhaps is to
+/// be read again from an offset on.
+pub fn begin_at(stored: i64, low: i64, high: i64, again: Option<i64>) -> (i64, bool) {
+    let is_there = (low..=high).contains(&stored);
     // One earlier, to see that it is still the topic whose messages were handled.
-    (if joined { low.max(stored - 1) } else { low }, joined)
+    let from = if is_there { again.unwrap_or(stored).min(stored) - 1 } else { low };
+    (from.max(low), is_there && again.is_none())
 }
 
 /// Reads a record, and holds it against what the topic's owner would have written.

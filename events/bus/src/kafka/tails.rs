@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{Kafka, Quiet, bound, group::record, relay::source_of};
+use super::{Kafka, Quiet, bound, group::record, relay::source_of, unreadable::is_unreadable};
 use contract::{
     MessageId,
     record::{self, Link},
@@ -22,6 +22,9 @@ use rdkafka::{
 const LOOKED_AT: [i64; 3] = [100, 10_000, i64::MAX];
 /// The bound of the whole look.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// After so many records that can't be read, and nothing else, nothing else will come.
+const UNREADABLE_MAX: u32 = 5;
 
 /// What Kafka holds at the end of one partition, as far as it is this log's.
 pub(super) struct Tail {
@@ -77,7 +80,7 @@ pub(super) fn read(kafka: &Kafka, log: &Log, topics: &[(String, i32)], looked_at
         }
     }
     client.assign(&assignment).map_err(|error| format!("can't read the topics: {error}"))?;
-    let mut ended = 0;
+    let (mut ended, mut unreadable) = (0, 0);
     while !ends.is_empty() {
         if env.now() > until {
             return Err("can't read the ends of the topics in time".to_owned());
@@ -95,8 +98,10 @@ pub(super) fn read(kafka: &Kafka, log: &Log, topics: &[(String, i32)], looked_at
             }
             // Each partition says so once; where the last record is not for us to see, that is all that comes.
             Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+            // Nobody can read what is there, the consumers neither, who tell it: this looks no further in that partition.
+            Some(Err(error)) if is_unreadable(&error).is_some() => unreadable += 1,
             Some(Err(error)) => return Err(format!("can't read the topics: {error}")),
-            None if ended >= assignment.count() => break,
+            None if ended >= assignment.count() || unreadable > UNREADABLE_MAX => break,
             None => {}
         }
     }

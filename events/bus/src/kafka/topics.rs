@@ -57,6 +57,8 @@ const RETENTION: &str = "retention.ms";
 const SIZE: &str = "max.message.bytes";
 const IN_SYNC: &str = "min.insync.replicas";
 const UNCLEAN: &str = "unclean.leader.election.enable";
+/// As it was written: the broker has no work with it. It may be set otherwise, as every client here reads them all.
+const COMPRESSION: &str = "compression.type";
 /// The broker's clock stamps records: it refuses none for its time, and retention goes by one clock, whatever those of the services say.
 const STAMPED: &str = "message.timestamp.type";
 
@@ -66,6 +68,7 @@ fn settings(of: Settings, replication: Option<i32>) -> Vec<(&'static str, String
         (CLEANUP, "delete".to_owned()),
         (RETENTION, of.retention.as_millis().to_string()),
         (SIZE, of.max_message_bytes.to_string()),
+        (COMPRESSION, "producer".to_owned()),
         (STAMPED, "LogAppendTime".to_owned()),
         // A broker that was behind never leads, so that nothing is lost that was acknowledged …
         (UNCLEAN, "false".to_owned()),

@@ -4,6 +4,7 @@
 
 mod clocks;
 mod losses;
+mod unreadable;
 
 use std::{
     collections::BTreeMap,
@@ -295,11 +296,15 @@ fn header(message: &OwnedMessage, name: &str) -> Option<String> {
 /// Writes records as somebody who is not the relay.
 fn write(records: impl IntoIterator<Item = (i32, Vec<u8>, OwnedHeaders, Vec<u8>)>) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", address()).create().unwrap();
+    write_by(&producer, records);
+    producer.flush(PATIENCE).unwrap();
+}
+
+fn write_by(producer: &BaseProducer, records: impl IntoIterator<Item = (i32, Vec<u8>, OwnedHeaders, Vec<u8>)>) {
     for (partition, key, headers, value) in records {
         let record = BaseRecord::to(COMMANDS).partition(partition).key(&key).payload(&value).headers(headers);
         producer.send(record).map_err(|(error, _)| error).unwrap();
     }
-    producer.flush(PATIENCE).unwrap();
 }
 
 /// The same record again, with headers changed.
@@ -486,7 +491,8 @@ async fn a_topic_that_differs_is_told_and_left_as_it_is() {
     delete(&[topics::USER_EVENTS, topics::SAGA_EVENTS]).await;
     let other = rdkafka::admin::NewTopic::new(topics::USER_EVENTS, 3, rdkafka::admin::TopicReplication::Fixed(1))
         .set("retention.ms", "1000")
-        .set("unclean.leader.election.enable", "true");
+        .set("unclean.leader.election.enable", "true")
+        .set("compression.type", "zstd");
     admin().create_topics([&other], &AdminOptions::new()).await.unwrap();
     until("it is known", async || kafka::check(&cluster(), None).await.unwrap().len() > 2).await;
     let (made, differs) = kafka::apply(&cluster(), 1).await.unwrap();
@@ -495,6 +501,7 @@ async fn a_topic_that_differs_is_told_and_left_as_it_is() {
     assert!(told.contains(&"user.events.v1: partitions is 3, not 6".to_owned()), "{told:?}");
     assert!(told.contains(&"user.events.v1: retention.ms is 1000, not 604800000".to_owned()), "{told:?}");
     assert!(told.contains(&"user.events.v1: unclean.leader.election.enable is true, not false".to_owned()), "{told:?}");
+    assert!(told.contains(&"user.events.v1: compression.type is zstd, not producer".to_owned()), "{told:?}");
     until("it is still so", async || kafka::check(&cluster(), Some(1)).await.unwrap() == differs).await;
     clean().await;
 }

@@ -9,7 +9,9 @@ use contract::{
     Cause, Message, Meta, Timestamp,
     record::{Link, Record, Source},
 };
-use skald_log::{Arrived, Claim, Database, Delivered, Item, Listed, Owned, Poison, Redriven, Todo, on, testing::TestDatabase};
+use skald_log::{
+    Arrived, Claim, Database, Delivered, Error, Item, Listed, Owned, Poison, Redriven, Todo, on, testing::TestDatabase,
+};
 
 use crate::fixture::{Running, Work, assert_without_gaps, count, job, start};
 
@@ -159,9 +161,23 @@ async fn what_comes_over_a_broker_is_handled_once_and_in_its_order_whatever_the_
     assert_eq!(deliver(claim(3, 4), vec![linked(3, 4, 6)]).await, (2, 2, 0), "published again by another leader");
     // 9 is missing; a dull message takes its place in the chain as any other does.
     let dull = Item { todo: Todo::Nothing, ..linked(6, 12, 15) };
-    assert_eq!(deliver(claim(4, 7), vec![linked(4, 9, 11), linked(5, 11, 12), dull]).await, (2, 2, 3));
+    let behind = vec![linked(4, 9, 11), linked(5, 11, 12), dull];
+    for _ in 0..2 {
+        let missing = log.writer.deliver(claim(4, 7), behind.clone()).await.unwrap_err();
+        assert!(matches!(missing, Error::Missing { previous: 9, last: 6 }) && !missing.is_transient(), "{missing:?}");
+        assert_eq!(
+            (log.log().progress("test", "log:other", 0).await.unwrap(), log.log().parked()),
+            (4, 0),
+            "nothing is kept of it"
+        );
+    }
+    // It was read once more, and 9 is still missing.
+    log.log().asked_again("log:other", 0, 4);
+    assert_eq!(deliver(claim(4, 7), behind).await, (2, 2, 3));
     assert_eq!(released().await, [], "its predecessor has not come");
+    log.log().asked_again("log:other", 0, 7);
     assert_eq!(deliver(claim(7, 8), vec![linked(7, 9, 11)]).await.0, 2, "parked once, however often it comes");
+    assert_eq!(log.log().first_parked("test").await.unwrap(), [("log:other".to_owned(), 0, 4)]);
     log.log().count_parked().await.unwrap();
     assert_eq!(log.log().parked(), 3);
     assert_eq!(log.log().survey().await.unwrap().parked, 3);
@@ -181,6 +197,7 @@ async fn what_another_replica_has_seen_while_a_claim_waited_for_its_lock_is_know
     let database = TestDatabase::fresh().await;
     let (one, two) = (start(&database).await, start(&database).await);
     let items = vec![linked(0, 0, 4), linked(1, 6, 9), linked(2, 4, 6)];
+    one.log().asked_again("log:other", 0, 0);
     assert_eq!(one.writer.deliver(claim(0, 3), items).await.unwrap(), Delivered::Committed);
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let drain = Item { todo: Todo::Handle(job(Work::Wait(gate.clone()))), ..linked(1, 6, 9) };
