@@ -53,6 +53,8 @@ faults! {
     OutageIsPoison = "outage-is-poison": "a message that meets a database that is away becomes a dead letter",
     RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
     CallsForgotten = "calls-forgotten": "a call without an answer is not made again",
+    SignatureUnchecked = "signature-unchecked": "the signature of a record is not held against it",
+    EpochOfAnybody = "epoch-of-anybody": "an epoch that nobody has vouched for begins a chain of its own",
     IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",
 }
 

@@ -3,6 +3,8 @@
 //! `ci/e2e.sh` starts Kafka, PostgreSQL and this. `SKALD_CHAOS_ROUNDS` says how many faults there are, `SKALD_CHAOS_SEED` what
 //! they follow from. The clients keep a journal of their own: what they were answered is all that the system is held to.
 
+#[path = "chaos/forger.rs"]
+mod forger;
 mod support;
 
 use std::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use contract::{
-    Fault, Message, Timestamp,
+    Fault, Message, MessageKeys, Timestamp,
     record::{self, Record},
     topics,
 };
@@ -58,6 +58,7 @@ pub trait Publish {
 pub struct Flow<P> {
     log: Log,
     epochs: Vec<Epoch>,
+    keys: MessageKeys,
     producer: P,
     /// Rows up to here have been given to the producer, or are held; the id of that row, and the chain with it.
     sent: i64,
@@ -100,8 +101,14 @@ impl<P: Publish> Flow<P> {
     pub async fn begin(log: Log, checkpoint: Checkpoint, producer: P) -> Result<Self, Ended> {
         let last = log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position);
         let (epochs, sent, chain) = (log.epochs().await?, checkpoint.position, checkpoint.chain.clone());
-        let (window, held, rounds) = Default::default();
-        Ok(Self { log, epochs, producer, sent, last, chain, window, held, saved: checkpoint, rounds })
+        let (keys, window, held, rounds) = Default::default();
+        Ok(Self { log, epochs, keys, producer, sent, last, chain, window, held, saved: checkpoint, rounds })
+    }
+
+    /// Signs what it sends.
+    #[must_use]
+    pub fn with_keys(self, keys: MessageKeys) -> Self {
+        Self { keys, ..self }
     }
 
     /// Rows up to here have been given to the producer, or are held.
@@ -265,7 +272,8 @@ impl<P: Publish> Flow<P> {
         let first =
             self.epochs.iter().rev().find(|epoch| epoch.first_position <= row.position).map_or(1, |epoch| epoch.first_position);
         let previous = if *last >= first { *last } else { 0 };
-        let record = record::encode(&row, &source, previous);
+        let mut record = record::encode(&row, &source, previous);
+        self.keys.sign(&mut record, &row, &source, previous);
         *last = row.position;
         self.window.push_back(Sent {
             position: row.position,

@@ -13,6 +13,7 @@ use std::{
 };
 
 use contract::{
+    MessageKeys,
     record::Record,
     topics::{TOPICS, Topic},
 };
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Health, Kafka, global_error, is_up,
-    partition::{BUFFER_MAX, Buffer, Partition, Places, begin_at, incoming},
+    partition::{BUFFER_MAX, Buffer, Partition, Places, begin_at, incoming_with},
 };
 use crate::{Consumer, consume};
 
@@ -126,6 +127,7 @@ impl Member {
             .map_err(|error| format!("can't read the progress: {error}"))?;
         let session = Session {
             consumer: self.consumer,
+            keys: self.kafka.keys.clone(),
             log: self.log.clone(),
             health: self.health.clone(),
             start: self.start.clone(),
@@ -215,6 +217,7 @@ fn wait_for<T>(runtime: &Handle, stop: &CancellationToken, answer: impl Future<O
 /// What belongs to one client: its assignment.
 struct Session {
     consumer: &'static str,
+    keys: MessageKeys,
     log: Log,
     health: Health,
     start: Arc<dyn Fn(Partition) + Send + Sync>,
@@ -260,7 +263,8 @@ impl Session {
         // Revoked while it was on its way.
         let Some(assigned) = state.assigned.get_mut(&place) else { return Ok(()) };
         assigned.received = message.offset();
-        assigned.buffer.push(incoming(assigned.topic, message.partition(), message.offset(), record(message)));
+        let at = (message.partition(), message.offset());
+        assigned.buffer.push(incoming_with(&self.keys, assigned.topic, at.0, at.1, record(message)));
         if assigned.buffer.waiting() >= BUFFER_MAX && !assigned.is_paused {
             assigned.is_paused = true;
             state.may_be_paused = true;
@@ -379,7 +383,8 @@ impl Session {
             // A progress of 0 is where every topic begins, also one that has dropped its first records.
             let joined = joined || stored == 0;
             let (log, lost, made_anew) = (self.log.clone(), self.lost.clone(), self.made_anew.clone());
-            (self.start)(Partition::new(self.consumer, at, buffer.clone(), log, lost, made_anew, joined));
+            let partition = Partition::new(self.consumer, at, buffer.clone(), log, lost, made_anew, joined);
+            (self.start)(partition.with_keys(self.keys.clone()));
             let assigned = Assigned { topic, buffer, is_paused: false, received: from - 1, stalled: 0 };
             self.state().assigned.insert(place, assigned);
         }
