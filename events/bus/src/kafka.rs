@@ -17,6 +17,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use contract::MessageKeys;
 use eventlog::Memory;
 use rdkafka::{
     ClientConfig, ClientContext, Statistics,
@@ -28,23 +29,30 @@ use rdkafka::{
 pub use flow::{Flow, Publish, Report};
 pub use group::{Group, Spawn};
 pub use locate::{Locator, Place};
-pub use partition::{Buffer, Look, Partition, Places, Room, begin_at, incoming};
+pub use partition::{Buffer, Look, Partition, Places, Room, begin_at, incoming, incoming_with};
 pub use relay::{Ended, LEASE, published_by, relay, whole};
 pub use topics::{Difference, TopicsError, apply, check};
 
 /// The largest batch of our topics but dead letters, in bytes: what is asked of one partition at a time.
 const FETCH_LEAST: usize = 1024 * 1024;
 
-/// How to reach a cluster: settings of librdkafka, such as `bootstrap.servers`. Cheap to clone.
+/// How to reach a cluster: settings of librdkafka, such as `bootstrap.servers`; and by what its records are believed. Cheap to clone.
 #[derive(Clone)]
 pub struct Kafka {
     settings: Arc<Vec<(String, String)>>,
+    keys: MessageKeys,
 }
 
 impl Kafka {
     /// The settings of the connection; those of the protocol below are not to be changed.
     pub fn new(settings: Vec<(String, String)>) -> Self {
-        Self { settings: Arc::new(settings) }
+        Self { settings: Arc::new(settings), keys: MessageKeys::default() }
+    }
+
+    /// With message keys every record is signed, and what does not verify is forged.
+    #[must_use]
+    pub fn with_keys(self, keys: MessageKeys) -> Self {
+        Self { keys, ..self }
     }
 
     /// What every client here has in common.

@@ -55,6 +55,8 @@ faults! {
     RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
     CallsForgotten = "calls-forgotten": "a call without an answer is not made again",
     LargeIsLeft = "large-is-left": "a message that takes more than a batch may is left where it is, and all that follow it",
+    SignatureUnchecked = "signature-unchecked": "the signature of a record is not held against it",
+    EpochOfAnybody = "epoch-of-anybody": "an epoch that nobody has vouched for begins a chain of its own",
     IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",
     LeaseBelieved = "lease-believed": "a lease that ends later than any lease can is waited for",
     InstantsUnclamped = "instants-unclamped": "an instant that lies further ahead than its own wait allows is waited for",

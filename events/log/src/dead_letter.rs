@@ -23,7 +23,7 @@ pub(crate) struct Letter<'m> {
 pub(crate) fn record(claim: &Claim, message: &Arrived) -> Record {
     match message {
         Arrived::Raw(record) => Record::clone(record),
-        Arrived::Linked(message, link) => record::encode(message, &link.source, link.previous),
+        Arrived::Linked(message, link) => record::encode_again(message, link),
         Arrived::Row(message) => {
             // Read out of a log directly: it never had a place among what is published.
             let service = claim.topic.rsplit(':').next().unwrap_or_default().to_owned();

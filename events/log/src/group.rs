@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use contract::{DeadLetter, Fault, Message, Timestamp, dead_letter::Cause};
+use contract::{Fault, Message, Timestamp, dead_letter::Cause};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -312,11 +312,11 @@ impl<H: Handler> Task<H> {
             }
             letters.push(Letter { claim, offset: item.offset, message: &item.message, poison });
         }
+        letters.iter().for_each(|letter| arrivals.set_aside(letter.poison.cause));
         if !letters.is_empty() {
             dead_letter::keep(&mut unit, letters).await?;
         }
 
-        arrivals.dead_letters = unit.rows.iter().filter(|row| row.payload.kind == DeadLetter::KIND).count() as u64;
         let mut answers: Vec<(IdempotencyKey, Stored)> = Vec::new();
         let (mut done, mut handled) = (done.into_iter(), handled.into_iter());
         let outcomes = batch

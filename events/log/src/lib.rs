@@ -41,7 +41,7 @@ pub use error::{Error, OpenError};
 pub use memory::{Memory, weight};
 pub use migrate::Migration;
 pub use observe::{Carried, Committed, Handled, Observer, Span, SpanKind, Value, Way, carry};
-pub use operate::{Desk, Moved, Refused};
+pub use operate::{Desk, Moved, Refused, readers_of};
 pub use read::{Log, Opened};
 pub use redrive::{Listed, Redriven, Waiting, dead_letter, dead_letters, discard, discard_parked, parked, redrive};
 pub use relay::{Candidate, Checkpoint, Epoch, Saved};

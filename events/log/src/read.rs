@@ -9,7 +9,7 @@ use std::{
 };
 
 use contract::{
-    Fault, Message,
+    Cause, Fault, Message,
     record::{Link, Record, Source},
 };
 use tokio::sync::watch;
@@ -56,7 +56,8 @@ struct Inner {
 #[derive(Default)]
 pub(crate) struct Counts {
     pub commits: AtomicU64,
-    pub dead_letters: AtomicU64,
+    /// By their causes, in the order of `Cause::ALL`.
+    pub dead_letters: [AtomicU64; Cause::ALL.len()],
     pub repeats: AtomicU64,
     /// Messages that wait for a gap to close, in the whole database as far as is known.
     pub parked: AtomicI64,
@@ -253,6 +254,24 @@ impl Log {
         Ok(met.is_some())
     }
 
+    /// Whether `consumer` has handled, or set aside, a message at this place of a partition's chain.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn has_seen(&self, consumer: &str, topic: &str, partition: i64, link: &Link) -> Result<bool, Error> {
+        let (mut reader, source) = (self.reader().await?, link.source.to_string());
+        let last: Option<i64> = on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>(
+            "SELECT last_sequence FROM seen WHERE consumer = $1 AND topic = $2 AND partition = $3 AND source = $4"
+        )
+        .bind(consumer)
+        .bind(topic)
+        .bind(partition)
+        .bind(source.as_str())
+        .fetch_optional(c)
+        .await)?;
+        Ok(last.is_some_and(|last| link.sequence <= last))
+    }
+
     /// The committed answer to an earlier request with this key, if there is one.
     ///
     /// # Errors
@@ -290,7 +309,13 @@ impl Log {
 
     /// Messages that this process has made dead letters of.
     pub fn dead_letters(&self) -> u64 {
-        self.inner.counts.dead_letters.load(Ordering::Relaxed)
+        Cause::ALL.into_iter().map(|cause| self.dead_letters_of(cause)).sum()
+    }
+
+    /// The same, for one cause.
+    pub fn dead_letters_of(&self, cause: Cause) -> u64 {
+        let place = Cause::ALL.iter().position(|known| *known == cause).expect("all of them");
+        self.inner.counts.dead_letters[place].load(Ordering::Relaxed)
     }
 
     /// Messages that came again and were skipped.

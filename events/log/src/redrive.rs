@@ -32,6 +32,8 @@ pub enum Redriven {
     Still(Poison),
     /// Somebody else has solved it, or is just redriving it.
     Taken,
+    /// It is never handled: no service has written it, or it is not at the place that it claims.
+    Never(String),
 }
 
 /// Statements wait so long for a lock that somebody else has.
@@ -158,7 +160,7 @@ fn listed((stream, kind, message, replays, time_us, solved_us, cause, error): St
     Ok(Listed { stream, kind, letter, replays, since: Timestamp(time_us), is_solved: solved_us.is_some() })
 }
 
-/// Handles a dead letter as the message it was; `work` is what the handler makes of it. A dry run changes nothing.
+/// Handles a dead letter as the message it was, never one that is forged; `work` is what the handler makes of it. A dry run changes nothing.
 ///
 /// # Errors
 /// What the database said; nothing has changed then, unless it is an unknown outcome, which the list then shows.
@@ -170,6 +172,9 @@ pub async fn redrive<H: Handler>(
     actor: &str,
     dry_run: bool,
 ) -> Result<Redriven, Error> {
+    if listed.letter.cause == Cause::Forged {
+        return Ok(Redriven::Never(format!("{}. Look at it, and put it down: skald dead-letters discard", listed.letter.error)));
+    }
     let mut connection = begin(log.database()).await?;
     let mut unit = Unit::new(connection.conn(), log.env());
     let now = unit.now();

@@ -14,7 +14,7 @@ use std::{
 
 use bus::{
     Batch, Consumer, Source,
-    kafka::{Buffer, Look, Partition, Places, Room, begin_at, incoming},
+    kafka::{Buffer, Look, Partition, Places, Room, begin_at, incoming_with},
 };
 use contract::{
     Timestamp,
@@ -122,7 +122,7 @@ impl Assigned {
         let (records, mut count) = (broker.read(self.topic.name, self.partition, self.fetched, limit), 0);
         self.is_paused = false;
         for (offset, record) in records {
-            self.buffer.push(incoming(self.topic, self.partition, offset, record));
+            self.buffer.push(incoming_with(&broker.keys, self.topic, self.partition, offset, record));
             self.fetched = offset + 1;
             count += 1;
             if self.buffer.is_full() {
@@ -261,6 +261,7 @@ impl Replica {
             let (buffer, lost) = (Buffer::new(stored, &self.room), CancellationToken::new());
             let (name, log, anew) = (self.name.as_str(), self.log.clone(), self.made_anew.clone());
             let source = Partition::new(name, at, buffer.clone(), log, lost.clone(), anew, joined || stored == 0);
+            let source = source.with_keys(broker.keys.clone());
             self.assigned.push(Assigned {
                 topic,
                 partition: *partition,

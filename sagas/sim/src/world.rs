@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use contract::Timestamp;
+use contract::{MessageKeys, Timestamp};
 use eventlog::{Database, Env, Memory, Readers};
 
 use crate::{
@@ -127,7 +127,12 @@ impl World {
         let trace = Trace::new(clock.now(), plan.is_traced);
         let post = Post::new(chance.bits());
         let shop = Shop::new(&mut chance, plan.orders);
-        let (broker, provider) = (Broker::new(), Provider::default());
+        // Every other world has a message key.
+        let keys = match plan.seed % 2 {
+            0 => MessageKeys::parse("sim:what every service of this world knows").context("the message key")?,
+            _ => MessageKeys::default(),
+        };
+        let (broker, provider) = (Broker::new(keys), Provider::default());
         let (counts, to_rewind) = (Counts::default(), BTreeMap::new());
         let mut world = Self {
             plan,

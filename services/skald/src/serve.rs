@@ -24,7 +24,7 @@ use crate::{
     assemble::{self, Name},
     cli,
     database::DatabaseArgs,
-    kafka::KafkaArgs,
+    kafka::{KafkaArgs, KeyArgs, tell_whom_it_believes},
     process::{Error, Process, listen, lock_file},
     traces::TraceArgs,
     up::first_admin,
@@ -118,6 +118,8 @@ struct Shared {
     stop_delay_ms: u64,
     #[command(flatten, next_help_heading = "Kafka")]
     kafka: KafkaArgs,
+    #[command(flatten)]
+    message_keys: KeyArgs,
     #[command(flatten, next_help_heading = "Traces")]
     traces: TraceArgs,
 }
@@ -143,10 +145,12 @@ impl Service {
 
 pub(crate) async fn run(service: Service) -> ExitCode {
     let shared = service.shared().clone();
-    let (database, kafka) = match (shared.database.database(), shared.kafka.settings()) {
-        (Ok(database), Ok(kafka)) => (database, kafka),
-        (Err(why), _) | (_, Err(why)) => return cli::usage(&why),
+    let (database, kafka, keys) = match (shared.database.database(), shared.kafka.settings(), shared.message_keys.keys()) {
+        (Ok(database), Ok(kafka), Ok(keys)) => (database, kafka, keys),
+        (Err(why), ..) | (_, Err(why), _) | (.., Err(why)) => return cli::usage(&why),
     };
+    tell_whom_it_believes(&keys);
+    let kafka = Kafka::new(kafka).with_keys(keys);
     let delay = Duration::from_millis(shared.stop_delay_ms);
     let running = match start(service, Start { shared, database, kafka }).await {
         Ok(running) => running,
@@ -174,8 +178,7 @@ pub(crate) async fn run(service: Service) -> ExitCode {
 struct Start {
     shared: Shared,
     database: Database,
-    /// Settings of librdkafka.
-    kafka: Vec<(String, String)>,
+    kafka: Kafka,
 }
 
 /// A process whose port is taken, and whose database is open or was handed on.
@@ -201,7 +204,7 @@ async fn start(service: Service, start: Start) -> Result<Running, Error> {
             let (house, opened) = start.open(Name::Order).await?;
             let Process { env, tasks, .. } = &house.process;
             let stock = Stock::grpc(&stock_check, config.stock_check_timeout(), env.clone(), tasks);
-            let locator = Locator::new(Kafka::new(house.start.kafka.clone()), env.clone());
+            let locator = Locator::new(house.start.kafka.clone(), env.clone());
             let locate: order::Locate = Arc::new(move |rows| {
                 let locator = locator.clone();
                 Box::pin(async move { locator.locate(rows).await })
@@ -290,9 +293,9 @@ impl House {
 }
 
 /// Publishes the service's log to Kafka and consumes what the service reads; tells how to look after both.
-fn connect<H: Consumer>(process: &Process, handler: &Arc<H>, writer: &Writer<H>, kafka: Vec<(String, String)>) -> Vec<Check> {
+fn connect<H: Consumer>(process: &Process, handler: &Arc<H>, writer: &Writer<H>, kafka: Kafka) -> Vec<Check> {
     let (log, tasks) = (writer.log().clone(), &process.tasks);
-    let (kafka, health, stop) = (Kafka::new(kafka), Health::default(), tasks.stopping());
+    let (health, stop) = (Health::default(), tasks.stopping());
     tasks.spawn("relay", kafka::relay(log.clone(), kafka.clone(), health.clone(), stop.clone()));
     let consumer = log.service();
     let topics = TOPICS.iter().filter(|topic| topic.readers.contains(&consumer)).map(|topic| topic.name).collect::<Vec<_>>();

@@ -5,6 +5,8 @@
 
 #[path = "chaos/flood.rs"]
 mod flood;
+#[path = "chaos/forger.rs"]
+mod forger;
 mod support;
 
 use std::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use contract::{
-    Fault, Message, Timestamp,
+    Fault, Message, MessageKeys, Timestamp,
     record::{self, Record},
     topics,
 };
@@ -58,6 +58,7 @@ pub trait Publish {
 pub struct Flow<P> {
     log: Log,
     epochs: Vec<Epoch>,
+    keys: MessageKeys,
     producer: P,
     /// Rows up to here have been given to the producer, or are held; the id of that row, and the chain with it.
     sent: i64,
@@ -103,13 +104,19 @@ impl<P: Publish> Flow<P> {
     pub async fn begin(log: Log, checkpoint: Checkpoint, producer: P) -> Result<Self, Ended> {
         let last = log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position);
         let (epochs, sent, chain) = (log.epochs().await?, checkpoint.position, checkpoint.chain.clone());
-        let (window, held, rounds) = Default::default();
-        Ok(Self { log, epochs, producer, sent, last, chain, window, bytes: 0, held, saved: checkpoint, rounds })
+        let (keys, window, held, rounds) = Default::default();
+        Ok(Self { log, epochs, keys, producer, sent, last, chain, window, bytes: 0, held, saved: checkpoint, rounds })
     }
 
     /// Whether so much is on its way that the next rows have to wait. The last of them may pass the bound, however large it is.
     fn is_full(&self) -> bool {
         self.window.len() >= IN_FLIGHT_MAX || self.bytes >= self.log.env().memory().in_flight()
+    }
+
+    /// Signs what it sends.
+    #[must_use]
+    pub fn with_keys(self, keys: MessageKeys) -> Self {
+        Self { keys, ..self }
     }
 
     /// Rows up to here have been given to the producer, or are held.
@@ -277,7 +284,8 @@ impl<P: Publish> Flow<P> {
         let first =
             self.epochs.iter().rev().find(|epoch| epoch.first_position <= row.position).map_or(1, |epoch| epoch.first_position);
         let previous = if *last >= first { *last } else { 0 };
-        let record = record::encode(&row, &source, previous);
+        let mut record = record::encode(&row, &source, previous);
+        self.keys.sign(&mut record, &row, &source, previous);
         *last = row.position;
         let (to, bytes) = (Some((topic.to_owned(), partition as usize)), weight(&row));
         self.window.push_back(Sent { position: row.position, to, bytes, has_arrived: false });

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{record::Record, topics::Topic};
+use contract::{MessageKeys, record::Record, topics::Topic};
 use eventlog::{Error, Log, Writer, backoff};
 use futures_util::future::BoxFuture;
 use rdkafka::{
@@ -31,7 +31,7 @@ mod stalled;
 
 use super::{
     Health, Kafka, bound, global_error, is_up,
-    partition::{Buffer, Partition, Places, Room, incoming},
+    partition::{Buffer, Partition, Places, Room, incoming_with},
     unreadable::{is_out_of_range, is_unreadable},
 };
 use crate::{Consumer, consume};
@@ -133,6 +133,7 @@ impl Member {
             .map_err(|error| format!("can't read the progress: {error}"))?;
         let session = Session {
             consumer: self.consumer,
+            keys: self.kafka.keys.clone(),
             log: self.log.clone(),
             health: self.health.clone(),
             start: self.start.clone(),
@@ -230,6 +231,7 @@ fn wait_for<T>(runtime: &Handle, stop: &CancellationToken, answer: impl Future<O
 /// What belongs to one client: its assignment.
 struct Session {
     consumer: &'static str,
+    keys: MessageKeys,
     log: Log,
     health: Health,
     start: Arc<dyn Fn(Partition) + Send + Sync>,
@@ -286,7 +288,8 @@ impl Session {
         // Revoked while it was on its way.
         let Some(assigned) = state.assigned.get_mut(&place) else { return Ok(()) };
         assigned.received = message.offset();
-        assigned.buffer.push(incoming(assigned.topic, message.partition(), message.offset(), record(message)));
+        let at = (message.partition(), message.offset());
+        assigned.buffer.push(incoming_with(&self.keys, assigned.topic, at.0, at.1, record(message)));
         if assigned.buffer.is_full() && !assigned.is_paused {
             assigned.is_paused = true;
             state.may_be_paused = true;

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use contract::{Message, MessageId, record, topics};
+use contract::{Link, Message, MessageId, record, topics};
 use eventlog::Env;
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -93,8 +93,10 @@ fn look(kafka: &Kafka, rows: &[Arc<Message>], env: &Env) -> Result<HashMap<Messa
                 None => break,
                 Some(Err(error)) => return Err(error.to_string()),
                 Some(Ok(message)) => {
-                    let decoded = record::decode(topic, &group::record(&message));
-                    if decoded.is_ok_and(|(message, _)| message.id == row.id) {
+                    let is_it = |(message, mut link): (Message, Link)| {
+                        message.id == row.id && kafka.keys.check(&message, &mut link).is_ok()
+                    };
+                    if record::decode(topic, &group::record(&message)).is_ok_and(is_it) {
                         found.insert(row.id, (partition, message.offset()));
                         break;
                     }

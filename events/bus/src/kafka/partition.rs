@@ -14,7 +14,7 @@ use std::{
 };
 
 use contract::{
-    DeadLetter, Fault,
+    DeadLetter, Fault, MessageKeys,
     dead_letter::Cause,
     record::{self, Record},
     topics::{self, Topic},
@@ -185,6 +185,7 @@ pub struct Partition {
     consumer: &'static str,
     topic: String,
     number: i64,
+    keys: MessageKeys,
     buffer: Arc<Buffer>,
     /// The consumer's own log, in which messages are parked.
     log: Log,
@@ -232,7 +233,8 @@ impl Partition {
         joined: bool,
     ) -> Self {
         let (taken, may_release, handed, handed_bytes) = (buffer.stored(), true, Handed::Nothing, 0);
-        Self { consumer, topic, number, buffer, log, lost, made_anew, joined, taken, may_release, handed, handed_bytes }
+        let keys = MessageKeys::default();
+        Self { consumer, topic, number, keys, buffer, log, lost, made_anew, joined, taken, may_release, handed, handed_bytes }
     }
 
     /// Ends this assignment, and asks for another one. What is buffered is never handled: it no longer joins what is stored.
@@ -241,6 +243,12 @@ impl Partition {
         if !Fault::BufferGoesOn.is_planted() {
             self.buffer.close();
         }
+    }
+
+    /// With message keys what was parked is checked once more before it is handled.
+    #[must_use]
+    pub fn with_keys(self, keys: MessageKeys) -> Self {
+        Self { keys, ..self }
     }
 
     fn batch(&self, next: i64, messages: Vec<Incoming>) -> Batch {
@@ -252,7 +260,11 @@ impl Partition {
     async fn released(&self) -> Result<Vec<Incoming>, Error> {
         let released = self.log.released(self.consumer, &self.topic, self.number, RELEASED_MAX).await?;
         let incoming = |(offset, found): (i64, Record)| match record::decode(&self.topic, &found) {
-            Ok((message, link)) => Incoming { offset, message: Arrived::Linked(Arc::new(message), link), poison: None },
+            Ok((message, mut link)) => {
+                let poison = self.keys.check(&message, &mut link).err();
+                let poison = poison.map(|why| Poison::new(Cause::Forged, why.to_string()));
+                Incoming { offset, message: Arrived::Linked(Arc::new(message), link), poison }
+            }
             Err(error) => {
                 let poison = Some(Poison::new(Cause::Undecodable, error.to_string()));
                 Incoming { offset, message: Arrived::Raw(Arc::new(found)), poison }
@@ -390,14 +402,24 @@ pub fn begin_at(stored: i64, low: i64, high: i64, again: Option<i64>) -> (i64, b
     (from.max(low), is_there && again.is_none())
 }
 
-/// Reads a record, and holds it against what the topic's owner would have written.
+/// Reads a record, and holds it against what the topic's owner would have written; who wrote it is not asked.
 pub fn incoming(topic: &Topic, partition: i32, offset: i64, record: Record) -> Incoming {
-    let poison = match record::decode(topic.name, &record) {
-        Ok((_, link)) if link.source.service != topic.owner => {
+    incoming_with(&MessageKeys::default(), topic, partition, offset, record)
+}
+
+/// The same where the services have message keys: only one of them can have written what is not forged.
+pub fn incoming_with(keys: &MessageKeys, topic: &Topic, partition: i32, offset: i64, record: Record) -> Incoming {
+    let decoded = record::decode(topic.name, &record).map(|(found, mut link)| {
+        let checked = keys.check(&found, &mut link);
+        (found, link, checked)
+    });
+    let poison = match decoded {
+        Ok((_, _, Err(why))) => Poison::new(Cause::Forged, why.to_string()),
+        Ok((_, link, _)) if link.source.service != topic.owner => {
             let error = format!("{} carries messages of the {} service, not of {}", topic.name, topic.owner, link.source.service);
             Poison::new(Cause::Forged, error)
         }
-        Ok((found, link)) => {
+        Ok((found, link, _)) => {
             let key = found.key.as_deref().unwrap_or_default();
             let wanted = topics::partition_of(key.as_bytes(), topic.settings.partitions);
             if wanted == partition {

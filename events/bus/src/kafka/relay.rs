@@ -188,7 +188,7 @@ impl Relay {
             }
             self.health.tell("relay", None);
             tracing::info!(service = log.service(), position = checkpoint.position, "publishing");
-            let flow = Flow::begin(log, checkpoint, producer.clone()).await?;
+            let flow = Flow::begin(log, checkpoint, producer.clone()).await?.with_keys(self.kafka.keys.clone());
             flow.run(reports, candidate, &self.stop).await
         }
         .await;
@@ -270,7 +270,8 @@ impl Relay {
             return Err(Ended::Barred(format!(
                 "the log of {service} has lost messages that Kafka holds, from position {first} on: it was restored from a backup, or a \
                  failover lost commits. Nothing is published. To go on with what the log has: \
-                 skald log new-epoch --from {first} --database <that of the {service} service>"
+                 skald log new-epoch --from {first} --database <that of the {service} service>. If the log has lost nothing, somebody else \
+                 has written to its topics: with a message key that is passed over (SECURITY.md)"
             )));
         }
         if let Some(last) = checked.lost {

@@ -3,6 +3,7 @@
 //! Topics are those of the contract, so the tests take turns, and each begins with new ones.
 
 mod clocks;
+mod forgers;
 mod losses;
 mod unreadable;
 
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{Cause, Encoded, Message, Meta, topics};
+use contract::{Cause, Encoded, Message, MessageKeys, Meta, topics};
 use eventlog::{
     Candidate, Database, Env, Error, Handler, Job, Log, New, Poison, Stored, Unit, Writer, WriterLimits, on,
     testing::TestDatabase,
@@ -171,6 +172,7 @@ impl Consumer for Service {
 /// A service with its log, and whatever of the bus a test starts for it.
 struct Running {
     service: Arc<Service>,
+    kafka: Kafka,
     writer: Writer<Service>,
     health: Health,
     stop: CancellationToken,
@@ -186,10 +188,17 @@ impl Running {
         let opened = Log::open(database.clone(), name, &[], Env::system()).await.unwrap();
         let service = Arc::new(service);
         let (writer, task) = Writer::new(opened, service.clone(), WriterLimits::default());
-        let running = Self { service, writer, health: Health::default(), stop: CancellationToken::new(), tasks: Arc::default() };
+        let (health, stop, tasks, kafka) = (Health::default(), CancellationToken::new(), Arc::default(), cluster());
+        let running = Self { service, kafka, writer, health, stop, tasks };
         running.run(task);
         running.run(running.log().clone().exchange_wake_ups(running.stop.clone()));
         running
+    }
+
+    /// With the message key that the others have.
+    fn signed(self) -> Self {
+        let keys = MessageKeys::parse("test:what a forger in a test does not know").unwrap();
+        Self { kafka: self.kafka.clone().with_keys(keys), ..self }
     }
 
     fn log(&self) -> &Log {
@@ -201,13 +210,13 @@ impl Running {
     }
 
     fn relay(&self) {
-        self.run(kafka::relay(self.log().clone(), cluster(), self.health.clone(), self.stop.clone()));
+        self.run(kafka::relay(self.log().clone(), self.kafka.clone(), self.health.clone(), self.stop.clone()));
     }
 
     fn consume(&self) {
         let tasks = self.tasks.clone();
         let spawn: Spawn = Arc::new(move |future| tasks.lock().unwrap().push(spawn(future)));
-        let (kafka, health, stop) = (cluster(), self.health.clone(), self.stop.clone());
+        let (kafka, health, stop) = (self.kafka.clone(), self.health.clone(), self.stop.clone());
         let group = Group { consumer: "product", topics: vec![COMMANDS], kafka, health, spawn, stop };
         self.run(group.consume(self.service.clone(), self.writer.clone()));
     }

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use contract::Cause;
 use eventlog::{Due, Log, Survey};
 use prometheus_client::{
     collector::Collector,
@@ -45,7 +46,7 @@ impl Collector for LogCollector {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         self.counter(&mut to, "log_commits", "Transactions committed", Log::commits)?;
         self.counter(&mut to, "consumer_repeats", "Messages that came again and were skipped", Log::repeats)?;
-        self.counter(&mut to, "dlq_made", "Messages made dead letters", Log::dead_letters)?;
+        self.dead_letters(&mut to)?;
         self.gauge(&mut to, "log_position", "Position of the newest row", |watched| Some(*watched.log.head().borrow()))?;
         self.gauge(&mut to, "relay_lag_messages", "Rows that are not known to be published", |watched| {
             watched.log.is_published().then(|| watched.log.unpublished())
@@ -87,6 +88,19 @@ impl LogCollector {
         let help = "How often the machine's clock has left the time by which the process goes";
         let mut leaps = to.encode_descriptor("clock_leaps", help, None, MetricType::Counter)?;
         leaps.encode_counter::<NoLabelSet, _, f64>(&stand.leaps, None)
+    }
+
+    /// By their causes: one that is forged is for whoever looks after who may write, the others are for whoever looks after a service.
+    fn dead_letters(&self, to: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
+        let mut family = to.encode_descriptor("dlq_made", "Messages made dead letters", None, MetricType::Counter)?;
+        for Watched { log, .. } in &self.0 {
+            for cause in Cause::ALL {
+                let labels = [("service", log.service()), ("cause", cause.as_str())];
+                let made = log.dead_letters_of(cause);
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&made, None)?;
+            }
+        }
+        Ok(())
     }
 
     fn gauge<V: EncodeGaugeValue>(

@@ -57,7 +57,12 @@ pub(crate) struct Cluster {
     pub(crate) replicas: Vec<Replica>,
     databases: Vec<(&'static str, TestDatabase)>,
     knobs: Vec<(String, String)>,
+    /// The file with the message key that all of them share.
+    pub(crate) message_key: PathBuf,
 }
+
+/// Known to no process but those of the cluster.
+const MESSAGE_KEY: &str = "test:what a forger in a test does not know\n";
 
 /// A port that nothing listens on now, each time another. Below those that the system gives to whoever connects: one of these may be
 /// taken before the process is there that is to listen on it.
@@ -87,7 +92,9 @@ impl Cluster {
             databases.push((service, TestDatabase::fresh().await));
         }
         let knobs = knobs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut cluster = Self { replicas: Vec::new(), databases, knobs };
+        let message_key = home.join("message-key");
+        std::fs::write(&message_key, MESSAGE_KEY).unwrap();
+        let mut cluster = Self { replicas: Vec::new(), databases, knobs, message_key };
         for service in SERVICES {
             let count = replicas.iter().find(|(name, _)| *name == service).map_or(1, |(_, count)| *count);
             for number in 0..count {
@@ -138,6 +145,7 @@ impl Cluster {
             .args(["serve", service, "--listen", &address.to_string(), "--kafka", &kafka()])
             .env("SKALD_DATABASE", database)
             .env("SKALD_STOP_DELAY_MS", "0")
+            .env("SKALD_MESSAGE_KEY_FILE", &self.message_key)
             .envs(self.knobs.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

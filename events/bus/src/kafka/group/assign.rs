@@ -119,7 +119,8 @@ impl Session {
             let (buffer, lost) = (Buffer::new(stored, &self.room), CancellationToken::new());
             let at = (place.0.clone(), i64::from(place.1));
             let (log, made_anew) = (self.log.clone(), self.made_anew.clone());
-            (self.start)(Partition::new(self.consumer, at, buffer.clone(), log, lost.clone(), made_anew, joined));
+            let partition = Partition::new(self.consumer, at, buffer.clone(), log, lost.clone(), made_anew, joined);
+            (self.start)(partition.with_keys(self.keys.clone()));
             let assigned = Assigned {
                 topic,
                 buffer,
