@@ -107,7 +107,7 @@ impl<P: Publish> Flow<P> {
         Ok(Self { log, epochs, producer, sent, last, chain, window, bytes: 0, held, saved: checkpoint, rounds })
     }
 
-    /// Whether so much is on its way that the next rows have to wait. What one read of the log brings may pass it.
+    /// Whether so much is on its way that the next rows have to wait. The last of them may pass the bound, however large it is.
     fn is_full(&self) -> bool {
         self.window.len() >= IN_FLIGHT_MAX || self.bytes >= self.log.env().memory().in_flight()
     }
@@ -200,11 +200,15 @@ impl<P: Publish> Flow<P> {
                 _ => return Err(Ended::Failed("the log has lost rows that were published; looking at Kafka".to_owned())),
             }
         }
-        let count = rows.len();
+        let mut count = 0;
         self.begin_round();
         for row in rows {
             (self.sent, self.last) = (row.position, Some(row.id.0));
             self.send(row)?;
+            count += 1;
+            if self.is_full() {
+                break;
+            }
         }
         if self.is_full() {
             self.release()?;

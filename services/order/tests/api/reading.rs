@@ -198,7 +198,7 @@ async fn an_order_of_a_newer_build_is_shown_as_far_as_it_is_known_and_hides_no_o
     let mut connection = shop.log().database().connect().await.unwrap();
     for (id, sql) in [
         (first, "UPDATE sagas SET state = 'Teleporting' WHERE id = $1"),
-        (second, "UPDATE orders SET currency = 'XAU' WHERE order_id = $1"),
+        (second, "UPDATE orders SET lines = 'x' WHERE order_id = $1"),
     ] {
         on!(&mut connection.conn(), |c| sqlx::query::<DB>(sql).bind(id.0).execute(c).await.map(drop)).unwrap();
     }
