@@ -51,6 +51,7 @@ faults! {
     TimeoutIsDeclined = "timeout-is-declined": "a call to the provider that timed out is taken for declined",
     GapNeverDrained = "gap-never-drained": "messages behind a gap are kept, and not looked for once it has closed",
     OutageIsPoison = "outage-is-poison": "a message that meets a database that is away becomes a dead letter",
+    PermissionIsPoison = "permission-is-poison": "a message that meets a database that denies access becomes a dead letter",
     RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
     CallsForgotten = "calls-forgotten": "a call without an answer is not made again",
     IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",

@@ -87,6 +87,10 @@ impl Log {
 
     /// The rows at two positions and between them, at most `limit`, from the database.
     async fn read(&self, first: i64, last: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
+        self.in_time(self.rows(first, last, limit)).await
+    }
+
+    async fn rows(&self, first: i64, last: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
         let mut reader = self.reader().await?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(

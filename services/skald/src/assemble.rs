@@ -110,7 +110,7 @@ pub(crate) fn door(
 ) -> Router {
     let (env, metrics) = (process.env.clone(), process.metrics.clone());
     metrics.watch_logs(logs.to_vec());
-    health.extend(logs.iter().map(answers));
+    health.extend(logs.iter().flat_map(|log| [answers(log), commits(log)]));
     kit::http::app(AppConfig { title: "Skald", services, verifier, metrics, health, env })
 }
 
@@ -120,6 +120,15 @@ fn answers(log: &Log) -> Check {
     Check::new(name, move || {
         let log = log.clone();
         async move { log.refresh().await.map_err(|error| error.to_string()) }
+    })
+}
+
+/// What a service decides becomes durable: not while somebody else has the head's lock, the disk is full or the database refuses.
+fn commits(log: &Log) -> Check {
+    let (name, log) = (format!("{} writer", log.service()), log.clone());
+    Check::new(name, move || {
+        let trouble = log.trouble();
+        async move { trouble.map_or(Ok(()), Err) }
     })
 }
 

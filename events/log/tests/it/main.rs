@@ -7,4 +7,5 @@ mod fixture;
 mod many;
 mod observe;
 mod open;
+mod verdicts;
 mod wake;
