@@ -162,7 +162,7 @@ pub(crate) async fn run(service: Service) -> ExitCode {
     };
     tell_whom_it_believes(&keys);
     print!("{}", running.told);
-    let told = running.process.until_told_to_stop().await;
+    let told = running.process.until_told_to_stop(std::slice::from_ref(&running.log)).await;
     let code = match &told {
         Ok(()) => {
             running.process.env.sleep(delay).await;
