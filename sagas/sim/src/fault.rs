@@ -139,8 +139,8 @@ impl World {
             // By somebody who knows all headers.
             Some((_, record)) if self.chance.permille(500) => self.forged(topic.name, record),
             _ => {
-                // One in three takes more than a batch may, and some more than all that a process may hold.
-                let times = if self.chance.permille(300) { 1 << self.chance.between(8, 13) } else { 1 };
+                // One in three is large, up to 1 MiB: more than a batch may take, or a partition hold.
+                let times = if self.chance.permille(300) { 1 << self.chance.between(10, 15) } else { 1 };
                 Record { key: None, headers: Vec::new(), value: Some(self.chance.bytes().repeat(times)) }
             }
         };

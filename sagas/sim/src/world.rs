@@ -21,8 +21,9 @@ use crate::{
     trace::Trace,
 };
 
-/// What a process has for messages: about sixteen in a batch, and a dozen in a partition, so that bounds are met all the time.
-const MEMORY: Memory = Memory::mib(1);
+/// What a process has for messages: little enough that what a broker takes may be larger than a batch, a partition's buffer and all that
+/// is on its way to Kafka, and enough that orders alone do not wait for each other.
+const MEMORY: Memory = Memory::mib(8);
 
 /// How a run goes.
 #[derive(Clone, Copy, Debug)]
