@@ -1,6 +1,6 @@
 //! A disk that fills up while orders stream in: refused in words, nothing damaged, and on from there once there is room.
 
-use crate::support::{System, home, order};
+use crate::support::{System, eventually, home, order};
 
 #[tokio::test]
 async fn a_full_disk_refuses_orders_and_damages_nothing() {
