@@ -28,7 +28,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { step_deadline: Duration::from_secs(5), tries_max: 3, backoff_max: Duration::from_secs(60), stuck_after: 10 }
+        Self { step_deadline: Duration::from_secs(5), tries_max: 3, backoff_max: Duration::from_secs(3_600), stuck_after: 8 }
     }
 }
 

@@ -19,12 +19,20 @@ use kit::{
 };
 use saga::order::OrderSaga;
 
-use super::{Shop, dto::Entry, lists::entry, orders::own};
+use super::{
+    Shop,
+    dto::Entry,
+    lists::{MOVED_WITHIN, entry},
+    orders::own,
+};
 use crate::follow::Watcher;
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Events from before a client came. Older ones are in the history, in pages.
+const PAST_MAX: i64 = 200;
 
-/// Streams an order's history as it happens. `id` is the entry's version; a client that comes back with `Last-Event-ID` goes on after it.
+/// Streams an order's history as it happens, from at most 200 entries back. `id` is the entry's version; a client that comes back with
+/// `Last-Event-ID` goes on after it, or with those 200 where it was away for longer.
 #[utoipa::path(get, path = "/v1/orders/{id}/events", tag = "order", security(("bearer" = [])),
     params(("id" = uuid::Uuid, Path), ("Last-Event-ID" = Option<i64>, Header, description = "Go on after this event")),
     responses((status = 200, body = String, content_type = "text/event-stream", description = "Ends with the saga"), (status = 404, description = "None, or somebody else's"),
@@ -48,10 +56,10 @@ pub(crate) async fn events(
     let watcher = shop.watchers.watch(id);
     own(&shop, caller, id).await?;
     let stream = Instance::<OrderSaga>::stream(id.0);
-    let mut rows: VecDeque<Arc<Message>> = shop.log().stream(&stream, 1).await?.into();
-    if rows.back().is_none_or(|newest| newest.version < after) {
-        return Err(unknown());
-    }
+    let rows = shop.log().stream_before(&stream, i64::MAX, PAST_MAX + MOVED_WITHIN).await?;
+    let mut rows: VecDeque<Arc<Message>> = rows.into_iter().rev().collect();
+    let newest = rows.back().map(|newest| newest.version).filter(|newest| *newest >= after).ok_or_else(unknown)?;
+    let after = after.max(newest - PAST_MAX);
     let mut told = Told { shop, watcher, stream, version: 0, state: None, rows: VecDeque::new(), ended: false };
     // What the client has seen is passed over, not left out: the state that it is in goes on from there.
     while let Some(row) = rows.pop_front_if(|row| row.version <= after) {
