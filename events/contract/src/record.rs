@@ -291,7 +291,10 @@ impl<'r> Headers<'r> {
     fn trace(&self) -> Trace {
         let text = |name| self.optional(name).ok().flatten();
         match text("traceparent").filter(|parent| Trace::is_parent(parent)) {
-            Some(parent) => Trace { parent: Some(parent.to_owned()), state: text("tracestate").map(str::to_owned) },
+            Some(parent) => {
+                let state = text("tracestate").filter(|state| Trace::is_state(state));
+                Trace { parent: Some(parent.to_owned()), state: state.map(str::to_owned) }
+            }
             None => Trace::default(),
         }
     }

@@ -207,7 +207,7 @@ pub(crate) async fn dead_letters(DeadLetters { command }: DeadLetters) -> ExitCo
         Letters::List { all, .. } => list(&database, all).await,
         Letters::Show { id, .. } => show(&database, &id).await,
         Letters::Redrive { ids, dry_run, max_replays, traces, .. } => {
-            let traced = traces.start();
+            let traced = traces.start(true);
             let done = redrive(&database, &traced.env, ids, dry_run, max_replays).await;
             traced.stop().await;
             done
@@ -337,7 +337,8 @@ async fn handle<H: Consumer>(log: &Log, handler: &H, listed: &Listed, dry_run: b
         Err(error) => Err(Poison::new(contract::Cause::Undecodable, error.to_string())),
         Ok((message, _)) => match handler.accept(&message) {
             Ok(Some(work)) => {
-                Ok(Job { work, meta: Meta { actor: Some(actor()), ..message.redriven(&listed.letter.consumer, listed.replays) } })
+                let (meta, _) = message.redriven(&listed.letter.consumer, listed.replays, log.env().now());
+                Ok(Job { work, meta: Meta { actor: Some(actor()), ..meta } })
             }
             Ok(None) => Err(Poison::new(contract::Cause::Refused, "it is of no interest to this service")),
             Err(poison) => Err(poison),
