@@ -28,12 +28,11 @@ RUN ["skald", "--version"]
 ARG SKALD_COMMIT=unknown
 LABEL org.opencontainers.image.title="skald" \
       org.opencontainers.image.description="Event-sourced saga orchestration on Kafka" \
-      org.opencontainers.image.source="https://github.com/skald-rs/skald" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="$SKALD_COMMIT"
 USER 10001:10001
 # REST, probes and metrics; stock checks.
-EXPOSE 8080 50051
+EXPOSE 8080 50052
 ENTRYPOINT ["skald"]
 CMD ["--help"]

@@ -2,7 +2,7 @@
 # One order is one trace: on a real Kafka and a real PostgreSQL, with the five services as processes and a receiver of OTLP of the
 # tests' own. ci/observability.sh [PROOF...], all of them by default:
 #
-#   embedded  in one process: confirmed, compensated, refused, late; a caller's trace; a receiver that is away or silent
+#   embedded  in one process: confirmed, compensated, refused, late, cancelled; a caller's trace; a receiver that is away or silent
 #   kafka     the same orders over Kafka, two replicas of order and payment
 #   broken    a trace across kill -9 of two services, and one of a redrive with its link
 #   watched   a real Prometheus: everything that dashboards and alerts ask for has data, and exemplars lead to traces; logs lead to

@@ -16,7 +16,7 @@ from pathlib import Path
 
 LIST, RULES, TESTS = (Path("observability", name) for name in ("metrics.txt", "prometheus/rules.yml", "prometheus/rules_test.yml"))
 DASHBOARDS, RUNBOOKS = Path("observability/grafana/dashboards"), Path("docs/runbooks")
-RUNBOOK_URL = "https://github.com/skald-rs/skald/blob/main/docs/runbooks/"
+RUNBOOK_URL = "docs/runbooks/"
 # What Grafana puts in, and what Prometheus itself knows.
 VARIABLES = {"$__rate_interval": "1m", "$__range": "10m", "$service": "order", "$saga": "order"}
 OWN_METRICS, OWN_LABELS = {"up", "ALERTS"}, {"job", "instance", "le", "alertstate"}

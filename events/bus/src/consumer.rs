@@ -5,7 +5,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use contract::{Fault, Message, dead_letter::Cause};
+use contract::{Fault, Message, Timestamp, dead_letter::Cause};
 use eventlog::{Arrived, Claim, Delivered, Error, Handler, Item, Job, Poison, Todo, Verdict, Way, Writer, backoff};
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,7 @@ pub async fn consume<H: Consumer, S: Source>(
     let consumer = Running { name, handler, writer, stop: stop.clone() };
     let mut failures = 0;
     loop {
+        let asked = consumer.writer.log().env().now();
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -78,7 +79,7 @@ pub async fn consume<H: Consumer, S: Source>(
             Ok(None) => return,
             Ok(Some(batch)) => {
                 failures = 0;
-                consumer.tell(&batch);
+                consumer.tell(&batch, asked);
                 if consumer.is_dull(&batch) {
                     source.pass_over(&batch.topic, batch.partition, batch.next);
                     continue;
@@ -115,18 +116,18 @@ impl<H: Consumer> Running<H> {
         !batch.messages.is_empty() && batch.messages.iter().all(is_dull)
     }
 
-    /// Tells that the batch was taken, in an instant: how long it was waited for says nothing of its messages.
-    fn tell(&self, batch: &Batch) {
+    /// Tells that the batch was taken, by who `asked` for it then: how long it was waited for before it was there says nothing of it.
+    fn tell(&self, batch: &Batch, asked: Timestamp) {
         let log = self.writer.log();
         if log.env().observer().is_none() {
             return;
         }
         let messages = batch.messages.iter().filter_map(|incoming| match &incoming.message {
-            Arrived::Row(message) | Arrived::Linked(message, _) => Some((message.topic.as_deref()?, &message.meta.trace)),
+            Arrived::Row(message) | Arrived::Linked(message, _) => Some(&**message),
             Arrived::Raw(_) => None,
         });
         let is_linked = batch.messages.iter().any(|incoming| matches!(incoming.message, Arrived::Linked(..)));
-        eventlog::carry(log, Way::Polled, log.env().now(), &messages.collect::<Vec<_>>(), is_linked);
+        eventlog::carry(log, Way::Polled, asked, &messages.collect::<Vec<_>>(), is_linked);
     }
 
     /// Handles a batch to its end; tells the progress after it, or `None` when it is time to stop.

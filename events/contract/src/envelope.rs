@@ -49,9 +49,11 @@ impl Message {
         self.handled(trace::handling(&self.meta.trace, consumer, self.id, trace::is_late(self.time, now).then_some("late")))
     }
 
-    /// The same for a dead letter that was redriven so often before; always in a trace of its own.
-    pub fn redriven(&self, consumer: &str, replays: i64) -> Meta {
-        self.handled(trace::handling(&self.meta.trace, consumer, self.id, Some(&format!("redriven {replays}"))))
+    /// The same for a dead letter that was redriven so often before, and the context of the redrive itself, which is an act of its own
+    /// and begins a trace: the handling goes on in the message's trace, or in that of the redrive if it comes late.
+    pub fn redriven(&self, consumer: &str, replays: i64, now: Timestamp) -> (Meta, Trace) {
+        let (act, handling) = trace::redriving(&self.meta.trace, consumer, self.id, replays, trace::is_late(self.time, now));
+        (self.handled(handling), act)
     }
 
     fn handled(&self, trace: Trace) -> Meta {

@@ -330,7 +330,7 @@ impl<'r> Headers<'r> {
         let text = |name| self.optional(name).ok().flatten();
         match text("traceparent").filter(|parent| Trace::is_parent(parent)) {
             Some(parent) => {
-                let state = text("tracestate").filter(|state| !state.is_empty());
+                let state = text("tracestate").filter(|state| Trace::is_state(state));
                 Trace { parent: Some(parent.to_owned()), state: state.map(str::to_owned) }
             }
             None => Trace::default(),

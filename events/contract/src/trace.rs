@@ -12,12 +12,17 @@ use crate::{MessageId, Timestamp};
 /// What is handled so long after it was appended begins a trace of its own, linked to the old one, which nobody looks at any more.
 pub const LATE: Duration = Duration::from_secs(15 * 60);
 
+/// The longest `tracestate` that is carried on; the standard asks for at least this.
+const STATE_BYTES_MAX: usize = 512;
+/// The most members that a `tracestate` has.
+const STATE_MEMBERS_MAX: usize = 32;
+
 /// A W3C trace context, recorded when a message is appended and never replaced by a carrier's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Trace {
     /// `traceparent`, as `00-<32 hex>-<16 hex>-<2 hex>`.
     pub parent: Option<String>,
-    /// `tracestate`, unparsed.
+    /// `tracestate` as it came: well-formed, but nobody's here to read.
     pub state: Option<String>,
 }
 
@@ -67,6 +72,34 @@ impl Trace {
         let mut next = || parts.next().unwrap_or_default();
         next() == "00" && id(next(), 32) && id(next(), 16) && hex(next(), 2) && parts.next().is_none()
     }
+
+    /// Whether `text` is a `tracestate`: members `key=value` between commas, blank ones passed over. What is not is dropped whole, as
+    /// nobody knows where in it the mistake is. Source: <https://www.w3.org/TR/trace-context-1/#tracestate-header>.
+    pub fn is_state(text: &str) -> bool {
+        let members = || text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty());
+        let is_member = |member: &str| member.split_once('=').is_some_and(|(key, value)| is_key(key) && is_value(value));
+        text.len() <= STATE_BYTES_MAX && (1..=STATE_MEMBERS_MAX).contains(&members().count()) && members().all(is_member)
+    }
+}
+
+/// `vendor`, or `tenant@vendor`, in lower case.
+fn is_key(key: &str) -> bool {
+    let is_lower = |byte: &u8| byte.is_ascii_lowercase();
+    let is_part = |part: &str, most, begins: &dyn Fn(&u8) -> bool| {
+        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-' | b'*' | b'/');
+        (1..=most).contains(&part.len()) && part.as_bytes().first().is_some_and(begins) && part.bytes().all(good)
+    };
+    match key.split_once('@') {
+        None => is_part(key, 256, &is_lower),
+        Some((tenant, vendor)) => {
+            is_part(tenant, 241, &|byte| is_lower(byte) || byte.is_ascii_digit()) && is_part(vendor, 14, &is_lower)
+        }
+    }
+}
+
+/// 1 to 256 visible characters and blanks, without a comma or an equals sign.
+fn is_value(value: &str) -> bool {
+    (1..=256).contains(&value.len()) && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b',' && byte != b'=')
 }
 
 impl MessageId {
@@ -105,6 +138,15 @@ pub(crate) fn handling(of: &Trace, consumer: &str, id: MessageId, apart: Option<
     }
 }
 
+/// The context of redriving a message, the first span of a trace, and that of handling it then.
+pub(crate) fn redriving(of: &Trace, consumer: &str, id: MessageId, replays: i64, is_late: bool) -> (Trace, Trace) {
+    let which = format!("redriven {replays}");
+    let words = |verb| [verb, consumer, which.as_str()];
+    let act = of.apart(trace_of(&words("redrive"), id.0), span_of(&words("redrive"), id.0));
+    let handling = if is_late { &act } else { of }.child(span_of(&words("process"), id.0));
+    (act, handling)
+}
+
 /// Whether what was appended then is handled late now.
 pub fn is_late(appended: Timestamp, now: Timestamp) -> bool {
     now.since(appended) > LATE
@@ -130,6 +172,37 @@ mod tests {
         assert!(Trace::is_parent(apart.parent.as_deref().unwrap()));
         assert!(!Trace::of(1, 2, false).child(3).is_sampled());
         assert_eq!((Trace::default().child(1), Trace::default().apart(1, 2)), (Trace::default(), Trace::default()));
+    }
+
+    #[test]
+    fn a_state_keeps_to_the_grammar() {
+        let long = |letter: &str, times: usize| letter.repeat(times);
+        let members = |count: usize| (0..count).map(|number| format!("m{number}=1")).collect::<Vec<_>>().join(",");
+        let keys = [long("z", 256), format!("{}@{}", long("t", 241), long("v", 14)), "0a@b".into(), "a_-*/1".into()];
+        let good = ["a=1".into(), "a=1, ,\tb= 2 ".into(), members(32), format!("a={}", long("x", 256)), "a=!~ \"".into()];
+        for good in keys.iter().map(|key| format!("{key}=1")).chain(good) {
+            assert!(Trace::is_state(&good), "{good}");
+        }
+        let keys = [
+            long("z", 257),
+            format!("{}@v", long("t", 242)),
+            format!("t@{}", long("v", 15)),
+            "A".into(),
+            "a b".into(),
+            "a ".into(),
+            "a.b".into(),
+            "0a".into(),
+            "@a".into(),
+            "a@".into(),
+            "a@b@c".into(),
+            "a@0".into(),
+            String::new(),
+        ];
+        let bad = ["", " ,", "a", "a=", "a=1=2", "a=1,b", "a=\u{e9}", "a=\u{0}"].map(str::to_owned);
+        let long = [members(33), format!("a={}", long("x", 257)), format!("a={},b={}", long("x", 256), long("y", 252))];
+        for bad in keys.iter().map(|key| format!("{key}=1")).chain(bad).chain(long) {
+            assert!(!Trace::is_state(&bad), "{bad}");
+        }
     }
 
     #[test]

@@ -69,6 +69,18 @@ impl Database {
         }
     }
 
+    /// Host and port of its server, as its URL has them; none of a file.
+    pub fn server(&self) -> Option<(&str, Option<u16>)> {
+        let Self::Postgres(url) = self else { return None };
+        let authority = url.split_once("://")?.1.split(['/', '?']).next()?;
+        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+        let (host, port) = match place.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+            Some((host, Ok(port))) => (host, Some(port)),
+            _ => (place, None),
+        };
+        Some((host.trim_start_matches('[').trim_end_matches(']'), port)).filter(|(host, _)| !host.is_empty())
+    }
+
     fn sqlite(path: &std::path::Path) -> SqliteConnectOptions {
         SqliteConnectOptions::new()
             .filename(path)

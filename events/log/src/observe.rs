@@ -56,6 +56,8 @@ pub struct Handled<'a> {
     pub trace: Trace,
     /// Why it was set aside.
     pub error: Option<&'static str>,
+    /// The context of the redrive that it is handled by.
+    pub redrive: Option<Trace>,
 }
 
 /// Messages of one topic on their way together.
@@ -158,13 +160,15 @@ impl<'a> Story<'a> {
     /// Tells it, once the transaction has committed these rows.
     pub(crate) fn tell(self, log: &Log, rows: &[Arc<Message>]) {
         let Some(observer) = log.env().observer() else { return };
-        let Self { begun, parents, handled, requests, spans } = self;
+        let Self { begun, parents, handled, requests, mut spans } = self;
         let appended = rows.len();
         let rows: Vec<_> = rows.iter().zip(parents).filter_map(|(row, parent)| Some((row.clone(), parent?))).collect();
         if rows.is_empty() && handled.is_empty() && spans.is_empty() {
             return;
         }
         let (service, ended) = (log.service(), log.env().now());
+        // What was done in the transaction ends with it.
+        spans.iter_mut().for_each(|span| span.ended = ended);
         // An operator's process does not know whether somebody publishes this log, but the message that it redrives says so.
         let is_published = log.is_published() || handled.iter().any(|handled| handled.is_linked);
         let database = log.database();
@@ -198,7 +202,8 @@ impl<'a> Handled<'a> {
             Arrived::Raw(_) => return None,
         };
         let (consumer, partition) = (claim.consumer.as_str(), claim.partition);
-        trace.is_sampled().then_some(Self { consumer, partition, offset, message, is_linked, trace, error })
+        let redrive = None;
+        trace.is_sampled().then_some(Self { consumer, partition, offset, message, is_linked, trace, error, redrive })
     }
 
     /// The same for one that is set aside. What a forged message says of its trace is nobody's word.
@@ -209,17 +214,20 @@ impl<'a> Handled<'a> {
     }
 }
 
-/// Tells of messages that travel together, a topic at a time.
-pub fn carry(log: &Log, way: Way, begun: Timestamp, messages: &[(&str, &Trace)], is_linked: bool) {
+/// Tells of messages that travel together, a topic at a time. They are on their way since `begun`, and none since before it was appended.
+pub fn carry(log: &Log, way: Way, begun: Timestamp, messages: &[&Message], is_linked: bool) {
     let Some(observer) = log.env().observer() else { return };
-    let mut topics: Vec<&str> = messages.iter().map(|(topic, _)| *topic).collect();
+    let mut topics: Vec<&str> = messages.iter().filter_map(|message| message.topic.as_deref()).collect();
     topics.sort_unstable();
     topics.dedup();
     for topic in topics {
-        let of = || messages.iter().filter(|(of, _)| *of == topic);
-        let traces: Vec<Trace> = of().filter(|(_, trace)| trace.is_sampled()).map(|(_, trace)| (*trace).clone()).collect();
-        if !traces.is_empty() {
+        let of = || messages.iter().filter(|message| message.topic.as_deref() == Some(topic));
+        let mut seen = of().filter(|message| message.meta.trace.is_sampled());
+        if let Some(first) = seen.next() {
+            let traces = [*first].into_iter().chain(seen.copied()).map(|message| message.meta.trace.clone()).collect();
             let (service, ended, count) = (log.service(), log.env().now(), of().count());
+            // Who was there first has waited for it; and another machine's clock may be ahead.
+            let begun = begun.max(first.time).min(ended);
             observer.carried(&Carried { service, way, begun, ended, topic, traces, count, is_linked });
         }
     }

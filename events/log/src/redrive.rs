@@ -6,7 +6,8 @@
 use contract::{Cause, DeadLetter, Encoded, Meta, Timestamp, record};
 
 use crate::{
-    Conn, Database, Error, Handled, Handler, Job, Log, Poison, Unit, append::append, db::Owned, observe::Story, on, unit::Row,
+    Conn, Database, Error, Handled, Handler, Job, Log, Poison, Span, SpanKind, Unit, append::append, db::Owned, observe::Story,
+    on, unit::Row,
 };
 
 /// A dead letter in the list.
@@ -207,14 +208,34 @@ pub async fn redrive<H: Handler>(
         is_linked: !link.source.log.is_nil(),
         trace: job.meta.trace.clone(),
         error: if let Redriven::Still(poison) = &redriven { Some(poison.cause.as_str()) } else { None },
+        redrive: Some(message.redriven(consumer, listed.replays, now).1),
     });
-    let story = Story::new(now, &unit.rows, handled.collect(), Vec::new(), std::mem::take(&mut unit.spans));
+    let handled: Vec<Handled<'_>> = handled.collect();
+    for handled in &handled {
+        unit.tell(|| act(handled, now));
+    }
+    let story = Story::new(now, &unit.rows, handled, Vec::new(), std::mem::take(&mut unit.spans));
     let rows = append(&mut unit).await?;
     connection.end(if dry_run { "ROLLBACK" } else { "COMMIT" }).await?;
     if !dry_run {
         story.tell(log, &rows);
     }
     Ok(redriven)
+}
+
+/// The redrive itself, which begins a trace and leads to that of its message.
+fn act(handled: &Handled<'_>, now: Timestamp) -> Span {
+    Span {
+        name: format!("redrive {}", handled.message.topic.as_deref().unwrap_or_default()),
+        kind: SpanKind::Internal,
+        trace: handled.redrive.clone().unwrap_or_default(),
+        parent: None,
+        links: vec![handled.trace.clone()],
+        begun: now,
+        ended: now,
+        attributes: vec![("messaging.message.id", handled.message.id.to_string().into())],
+        error: handled.error.map(str::to_owned),
+    }
 }
 
 /// Puts a dead letter down for good, unhandled; false when it is solved already.

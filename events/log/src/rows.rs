@@ -141,4 +141,23 @@ impl Log {
         .await)?;
         Ok(rows.into_iter().map(message).collect())
     }
+
+    /// The newest rows of one stream before a version, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn stream_before(&self, stream: &str, before: i64, limit: i64) -> Result<Vec<Arc<Message>>, Error> {
+        let mut reader = self.reader().await?;
+        let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
+            "SELECT ",
+            log!(),
+            " FROM log WHERE stream = $1 AND version < $2 ORDER BY version DESC LIMIT $3"
+        ))
+        .bind(stream)
+        .bind(before)
+        .bind(limit)
+        .fetch_all(c)
+        .await)?;
+        Ok(rows.into_iter().map(message).collect())
+    }
 }

@@ -125,7 +125,7 @@ impl<'t> Unit<'t> {
         id
     }
 
-    /// Has something told once this transaction has committed.
+    /// Has something told once this transaction has committed; it ends with it.
     pub fn tell(&mut self, span: impl FnOnce() -> Span) {
         if self.env.observer().is_some() {
             self.spans.push(span());

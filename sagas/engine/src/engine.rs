@@ -7,7 +7,7 @@ use contract::{
     saga::{Event, SagaEnded, SagaMoved, SagaStarted, SagaStuck},
     topics, trace,
 };
-use eventlog::{Due, New, Span, SpanKind, Unit, backoff};
+use eventlog::{Due, New, Span, SpanKind, Unit, Value, backoff};
 use saga::{Decision, Saga, Why, Word};
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { step_deadline: Duration::from_secs(5), tries_max: 3, backoff_max: Duration::from_secs(60), stuck_after: 10 }
+        Self { step_deadline: Duration::from_secs(5), tries_max: 3, backoff_max: Duration::from_secs(3_600), stuck_after: 8 }
     }
 }
 
@@ -144,6 +144,25 @@ impl<S: Saga> Engine<S> {
         }
     }
 
+    /// What a person asks of an instance. It goes on in the instance's own trace, which the person's request did not begin; the two are
+    /// linked both ways. Tells also what more of it is appended under.
+    pub fn act(
+        &self,
+        unit: &mut Unit<'_>,
+        meta: &Meta,
+        instance: &mut Instance<S>,
+        input: S::Input,
+        note: Option<String>,
+    ) -> (Meta, Applied) {
+        let asked = Asked::of(unit, &meta.trace, instance, input.as_str());
+        let meta = Meta { trace: asked.goes_on(), ..meta.clone() };
+        let applied = self.apply(unit, &meta, instance, input, note);
+        if let Applied::Moved { .. } = applied {
+            asked.tell(unit, instance);
+        }
+        (meta, applied)
+    }
+
     /// The deadline of an instance that is due: asks again, or gives the step up where the table allows it. Tells also what more of
     /// it is appended under.
     pub fn deadline(&self, unit: &mut Unit<'_>, instance: &mut Instance<S>) -> (Meta, Applied) {
@@ -227,7 +246,9 @@ fn woken<S: Saga>(unit: &mut Unit<'_>, instance: &Instance<S>) -> Trace {
         false => of.child(span),
     };
     if own.is_sampled() {
-        let step = instance.step().unwrap_or_default();
+        let mut attributes = about(instance);
+        attributes.push(("saga.step", instance.step().unwrap_or_default().into()));
+        attributes.push(("saga.attempt", i64::from(instance.attempt).into()));
         unit.tell(|| Span {
             name: format!("deadline {}", S::NAME),
             kind: SpanKind::Internal,
@@ -236,16 +257,80 @@ fn woken<S: Saga>(unit: &mut Unit<'_>, instance: &Instance<S>) -> Trace {
             trace: own.clone(),
             begun: now,
             ended: now,
-            attributes: vec![
-                ("saga.name", S::NAME.into()),
-                ("saga.id", instance.id.to_string().into()),
-                ("saga.step", step.into()),
-                ("saga.attempt", i64::from(instance.attempt).into()),
-            ],
-            error: None,
+            attributes,
+            // Nobody answered in time.
+            error: Some("timeout".to_owned()),
         });
     }
     own
+}
+
+/// What a person asked for, between two traces: that of the request, and that of the instance.
+struct Asked {
+    input: &'static str,
+    /// The request, and a span in its trace.
+    request: (Trace, Trace),
+    /// The instance's beginning, and a span in its trace.
+    saga: (Trace, Trace),
+    /// Nobody looks at the instance's trace any more: what follows is in that of the request.
+    is_late: bool,
+}
+
+impl Asked {
+    fn of<S: Saga>(unit: &Unit<'_>, request: &Trace, instance: &Instance<S>, input: &'static str) -> Self {
+        let version = instance.version.to_string();
+        let span = |side| trace::span_of(&["asked", side, &version], instance.id);
+        Self {
+            input,
+            request: (request.clone(), request.child(span("request"))),
+            saga: (instance.trace.clone(), instance.trace.child(span("saga"))),
+            is_late: trace::is_late(instance.started, unit.now()),
+        }
+    }
+
+    /// Whether the request began the instance's trace, or has none of its own.
+    fn is_one(&self) -> bool {
+        self.request.0.id().is_none() || self.request.0.id() == self.saga.0.id()
+    }
+
+    /// The context of what follows.
+    fn goes_on(&self) -> Trace {
+        let Self { request, saga, is_late, .. } = self;
+        if saga.0.id().is_none() {
+            return request.0.clone();
+        }
+        let (_, own) = if *is_late && !self.is_one() { request } else { saga };
+        own.clone()
+    }
+
+    /// A span in each of the two, which links the other.
+    fn tell<S: Saga>(self, unit: &mut Unit<'_>, instance: &Instance<S>) {
+        let (now, is_one) = (unit.now(), self.is_one());
+        let Self { input, request, saga, .. } = self;
+        for ((parent, own), (_, other)) in [(&saga, &request), (&request, &saga)].into_iter().take(if is_one { 1 } else { 2 }) {
+            if own.is_sampled() {
+                let mut attributes = about(instance);
+                attributes.push(("saga.input", input.into()));
+                unit.tell(|| Span {
+                    name: format!("asked {}", S::NAME),
+                    kind: SpanKind::Internal,
+                    parent: Some(parent.clone()),
+                    links: vec![if is_one { request.0.clone() } else { other.clone() }],
+                    trace: own.clone(),
+                    begun: now,
+                    ended: now,
+                    attributes,
+                    error: None,
+                });
+            }
+        }
+    }
+}
+
+/// What each span of an instance says of it.
+fn about<S: Saga>(instance: &Instance<S>) -> Vec<(&'static str, Value)> {
+    let id = instance.id.to_string();
+    vec![("saga.name", S::NAME.into()), ("saga.id", id.into())]
 }
 
 /// Appends a row to the instance's stream.

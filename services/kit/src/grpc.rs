@@ -3,6 +3,7 @@
 //!
 //! Never here: edits of the code by hand; `tests/proto.rs` makes it anew and compares. Product serves it, order calls it.
 
+use axum::http::Uri;
 use contract::{Timestamp, Trace};
 use eventlog::{Env, Span, SpanKind};
 use tonic::{Code, Status, metadata::MetadataMap};
@@ -22,20 +23,22 @@ pub struct Call {
     parent: Option<Trace>,
     own: Trace,
     begun: Timestamp,
+    /// Where it goes.
+    server: Option<Uri>,
 }
 
 impl Call {
-    /// A call that goes out as a part of a trace. Where nobody hears of it, it has no span of its own.
-    pub fn out(trace: &Trace, env: &Env) -> Self {
+    /// A call that goes out to a server as a part of a trace. Where nobody hears of it, it has no span of its own.
+    pub fn out(trace: &Trace, server: &Uri, env: &Env) -> Self {
         let is_told = trace.is_sampled() && env.observer().is_some();
         let own = if is_told { trace.child(env.random() | 1) } else { trace.clone() };
-        Self { kind: SpanKind::Client, parent: Some(trace.clone()), own, begun: env.now() }
+        Self { kind: SpanKind::Client, parent: Some(trace.clone()), own, begun: env.now(), server: Some(server.clone()) }
     }
 
     /// A call that came in.
     pub fn came(metadata: &MetadataMap, env: &Env) -> Self {
         let Arrival { caller, own } = propagation::arrive(metadata.as_ref(), env);
-        Self { kind: SpanKind::Server, parent: caller, own, begun: env.now() }
+        Self { kind: SpanKind::Server, parent: caller, own, begun: env.now(), server: None }
     }
 
     /// For the log's lines.
@@ -52,11 +55,14 @@ impl Call {
 
     /// It has ended; `links` are those for whom it was made too.
     pub fn end(self, service: &'static str, links: &[Trace], error: Option<&Status>, env: &Env) {
-        let Self { kind, parent, own, begun } = self;
+        let Self { kind, parent, own, begun, server } = self;
         let Some(observer) = env.observer().filter(|_| own.is_sampled()) else { return };
         let code = name(error.map_or(Code::Ok, Status::code));
-        let attributes =
+        let mut attributes =
             vec![("rpc.system.name", "grpc".into()), ("rpc.method", METHOD.into()), ("rpc.response.status_code", code.into())];
+        let place = server.as_ref().and_then(|server| Some((server.host()?, server.port_u16())));
+        attributes.extend(place.map(|(host, _)| ("server.address", host.into())));
+        attributes.extend(place.and_then(|(_, port)| Some(("server.port", i64::from(port?).into()))));
         observer.told(
             service,
             Span {

@@ -8,8 +8,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use contract::Trace;
 use eventlog::Env;
 
-/// The longest `tracestate` that is carried on; the standard asks for at least this.
-const TRACESTATE_BYTES_MAX: usize = 512;
 /// The longest `baggage` that is carried on; the standard lets a carrier drop what is longer than this.
 const BAGGAGE_BYTES_MAX: usize = 8_192;
 
@@ -45,9 +43,16 @@ pub fn arrive(headers: &HeaderMap, env: &Env) -> Arrival {
 }
 
 fn caller(headers: &HeaderMap) -> Option<Trace> {
-    match headers.get(TRACEPARENT).and_then(|value| parent(value.to_str().ok()?)) {
+    // Two that differ are of two callers, or somebody tampered with them: nobody knows whose trace this is.
+    let one = |name| {
+        let mut values = headers.get_all(name).iter();
+        let first = values.next();
+        if values.all(|value| Some(value) == first) { Ok(first) } else { Err(()) }
+    };
+    let (w3c, jaegers) = (one(TRACEPARENT).ok()?, one(JAEGER).ok()?);
+    match w3c.and_then(|value| parent(value.to_str().ok()?)) {
         Some(parent) => Some(Trace { parent: Some(parent), state: state(headers) }),
-        None => jaeger(headers),
+        None => jaeger(jaegers?.to_str().ok()?),
     }
 }
 
@@ -69,16 +74,17 @@ fn hex(text: &str, digits: usize) -> bool {
 }
 
 fn state(headers: &HeaderMap) -> Option<String> {
-    let parts: Vec<&str> = headers.get_all(TRACESTATE).iter().filter_map(|value| value.to_str().ok()).collect();
+    // What is no text is no state, and neither is what is beside it.
+    let parts: Vec<&str> = headers.get_all(TRACESTATE).iter().map(|value| value.to_str().ok()).collect::<Option<_>>()?;
     // White space around a member may be a tab, which is none of a Kafka header's characters here: the state would end at the relay.
     let state = parts.join(",").replace('\t', " ");
-    (!state.is_empty() && state.len() <= TRACESTATE_BYTES_MAX).then_some(state)
+    Trace::is_state(&state).then_some(state)
 }
 
 /// The context as Jaeger's own clients send it: `<trace>:<span>:<parent, unused>:<flags>`, hexadecimal, zeros in front left out, and
 /// its colons perhaps written as in a URL.
-fn jaeger(headers: &HeaderMap) -> Option<Trace> {
-    let text = headers.get(JAEGER)?.to_str().ok()?.replace("%3A", ":");
+fn jaeger(text: &str) -> Option<Trace> {
+    let text = text.replace("%3A", ":");
     let number = |text: &str, digits: usize| {
         let is_hex = (1..=digits).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_hexdigit());
         is_hex.then(|| u128::from_str_radix(text, 16).ok()).flatten()
@@ -162,6 +168,32 @@ mod tests {
         let mut headers = headers(GOOD);
         headers.append("tracestate", "a=1\t,\tb=2".parse().unwrap());
         assert_eq!(arrive(&headers, &Env::system()).own.state.as_deref(), Some("vendor=1,a=1 , b=2"));
+    }
+
+    #[test]
+    fn callers_that_contradict_each_other_are_none_and_so_is_a_state_that_breaks_the_grammar() {
+        let mut twice = headers(GOOD);
+        twice.append("traceparent", GOOD.parse().unwrap());
+        assert!(arrive(&twice, &Env::system()).caller.is_some(), "the same one, twice");
+        twice.append("traceparent", GOOD.replace('b', "c").parse().unwrap());
+        twice.insert("uber-trace-id", "4d00000000000016:17c29:0:1".parse().unwrap());
+        let Arrival { caller, own } = arrive(&twice, &Env::system());
+        assert_eq!((caller, own.state.as_deref()), (None, None));
+        assert_ne!(own.id(), Some("0af7651916cd43dd8448eb211c80319c"));
+        let mut jaegers = HeaderMap::new();
+        jaegers.append("uber-trace-id", "4d00000000000016:17c29:0:1".parse().unwrap());
+        jaegers.append("uber-trace-id", "4d00000000000017:17c29:0:1".parse().unwrap());
+        assert_eq!(arrive(&jaegers, &Env::system()).caller, None);
+
+        for bad in ["A=1", "a=", "a", &format!("{}=1", "k".repeat(257)), &vec!["a=1"; 32].join(",")] {
+            let mut headers = headers(GOOD);
+            headers.append("tracestate", bad.parse().unwrap());
+            let caller = arrive(&headers, &Env::system()).caller.unwrap();
+            assert_eq!((caller.parent.as_deref(), caller.state), (Some(GOOD), None), "{bad}");
+        }
+        let mut unreadable = headers(GOOD);
+        unreadable.append("tracestate", HeaderValue::from_bytes(b"a=\xff").unwrap());
+        assert_eq!(arrive(&unreadable, &Env::system()).own.state, None);
     }
 
     #[test]

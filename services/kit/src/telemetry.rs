@@ -25,6 +25,7 @@ use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithTonicConfig
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
+    resource::TelemetryResourceDetector,
     trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor},
 };
 use tonic::transport::Endpoint;
@@ -81,6 +82,66 @@ impl Share {
     }
 }
 
+/// What operators say of who exports, in the variables of OpenTelemetry's own: `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`.
+///
+/// Source: <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    name: Option<String>,
+    attributes: Vec<(String, String)>,
+}
+
+impl Origin {
+    /// Attributes are `key=value` between commas, percent-encoded. One that can't be read makes all of them count for nothing, as the
+    /// specification wants it.
+    pub fn of(name: Option<&str>, attributes: Option<&str>) -> Self {
+        let attributes = attributes.unwrap_or_default();
+        let pairs = attributes.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+        let pair = |pair: &str| {
+            let (key, value) = pair.split_once('=')?;
+            Some((decoded(key.trim())?, decoded(value.trim())?)).filter(|(key, _)| !key.is_empty())
+        };
+        let mut attributes: Vec<(String, String)> = pairs.map(pair).collect::<Option<_>>().unwrap_or_else(|| {
+            tracing::warn!("OTEL_RESOURCE_ATTRIBUTES is not of the form key=value,key=value, percent-encoded; it is left out");
+            Vec::new()
+        });
+        let mut named = None;
+        attributes.retain(|(key, value)| {
+            let is_name = key == "service.name";
+            if is_name {
+                named = Some(value.clone());
+            }
+            !is_name && !key.starts_with("telemetry.sdk.")
+        });
+        let name = name.map(str::to_owned).or(named).filter(|name| !name.is_empty());
+        Self { name, attributes }
+    }
+
+    /// What a service is called: one that is alone in its process as operators say, one of several by its own name behind that.
+    fn name(&self, service: &str, is_alone: bool) -> String {
+        match &self.name {
+            None => service.to_owned(),
+            Some(name) if is_alone => name.clone(),
+            Some(name) => format!("{name}-{service}"),
+        }
+    }
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? << 4 | digit()?).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// What hears of work and exports it. One a process.
 pub struct Telemetry {
     share: Share,
@@ -90,8 +151,16 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Begins to export the spans of these services. Connects when there is something to send; must be called in the runtime.
-    pub fn start(receiver: &Receiver, share: Share, services: &[&'static str], version: &'static str, env: &Env) -> Arc<Self> {
+    /// Begins to export the spans of these services, one of which may be alone in this process. Connects when there is something to
+    /// send; must be called in the runtime.
+    pub fn start(
+        receiver: &Receiver,
+        share: Share,
+        (services, is_alone): (&[&'static str], bool),
+        origin: &Origin,
+        version: &'static str,
+        env: &Env,
+    ) -> Arc<Self> {
         let tally = Arc::new(Tally::new(env.clone()));
         let instance = env.id().to_string();
         // One connection for all.
@@ -105,11 +174,17 @@ impl Telemetry {
                 .with_scheduled_delay(EVERY)
                 .build();
             let mut processor = BatchSpanProcessor::new(Watched { otlp, tally: tally.clone() }, config);
-            let resource = Resource::builder_empty().with_service_name(*service).with_attributes([
-                KeyValue::new("service.namespace", "skald"),
-                KeyValue::new("service.version", version),
-                KeyValue::new("service.instance.id", instance.clone()),
-            ]);
+            let said = origin.attributes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
+            let resource = Resource::builder_empty()
+                .with_detector(Box::new(TelemetryResourceDetector))
+                .with_attributes([
+                    KeyValue::new("service.namespace", "skald"),
+                    KeyValue::new("service.version", version),
+                    KeyValue::new("service.instance.id", instance.clone()),
+                ])
+                // After ours, which they replace.
+                .with_attributes(said)
+                .with_service_name(origin.name(service, is_alone));
             processor.set_resource(&resource.build());
             (*service, processor)
         };
@@ -244,7 +319,9 @@ fn data(span: Span, scope: &InstrumentationScope) -> Option<SpanData> {
         }
     };
     let mut links = SpanLinks::default();
-    links.links = span.links.iter().filter_map(context).map(Link::with_context).collect();
+    // A link to its own parent says nothing, and is drawn as a second one.
+    let others = span.links.iter().filter(|link| Some(*link) != span.parent.as_ref());
+    links.links = others.filter_map(context).map(Link::with_context).collect();
     Some(SpanData {
         span_context: own,
         parent_span_id: parent.as_ref().map_or(SpanId::INVALID, SpanContext::span_id),
@@ -259,7 +336,8 @@ fn data(span: Span, scope: &InstrumentationScope) -> Option<SpanData> {
         },
         name: span.name.into(),
         start_time: instant(span.begun),
-        end_time: instant(span.ended),
+        // What took less than the clock's microsecond took one: receivers take no time at all for a mistake.
+        end_time: instant(span.ended.max(Timestamp(span.begun.0 + 1))),
         attributes,
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
@@ -303,6 +381,39 @@ mod tests {
         for bad in ["", "-0.1", "1.1", "NaN", "all"] {
             assert!(bad.parse::<Share>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn whose_spans_they_are_is_told_as_opentelemetry_s_variables_say() {
+        let of = Origin::of(None, Some(" deployment.environment.name=pr%C3%B6d , service.name=shop,telemetry.sdk.name=mine,"));
+        assert_eq!(of.attributes, [("deployment.environment.name".to_owned(), "pröd".to_owned())]);
+        assert_eq!((of.name("order", true).as_str(), of.name("order", false).as_str()), ("shop", "shop-order"));
+        assert_eq!(Origin::of(Some("till"), Some("service.name=shop")).name("order", true), "till");
+        assert_eq!(Origin::of(Some(""), None).name("order", true), "order");
+        for bad in ["a", "=1", "a=1,b", "a=%", "a=%4", "a=%ff", "a=%zz"] {
+            assert_eq!(Origin::of(None, Some(bad)), Origin::default(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_span_ends_when_it_begins_or_links_its_own_parent() {
+        let parent = Trace::of(1, 2, true);
+        let other = Trace::of(1, 4, true);
+        let span = Span {
+            name: "poll".to_owned(),
+            kind: Own::Client,
+            trace: Trace::of(1, 3, true),
+            parent: Some(parent.clone()),
+            links: vec![parent, other.clone()],
+            begun: Timestamp(5),
+            ended: Timestamp(5),
+            attributes: Vec::new(),
+            error: None,
+        };
+        let sent = data(span, &InstrumentationScope::builder("skald").build()).unwrap();
+        assert_eq!(sent.end_time.duration_since(sent.start_time).unwrap(), Duration::from_micros(1));
+        let linked: Vec<SpanContext> = sent.links.iter().map(|link| link.span_context.clone()).collect();
+        assert_eq!(linked, [context(&other).unwrap()]);
     }
 
     #[test]

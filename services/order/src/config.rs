@@ -18,11 +18,11 @@ pub struct Config {
     /// How often a step that can be compensated is asked before it is given up
     #[arg(long, env = "SKALD_STEP_TRIES", value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub step_tries: u32,
-    /// The longest wait between two askings of a step that is never given up, in milliseconds
-    #[arg(long, env = "SKALD_STEP_BACKOFF_MAX_MS", value_name = "MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(10..=86_400_000))]
+    /// The longest wait between two askings of a step that is never given up, in milliseconds; with chance, up to twice that
+    #[arg(long, env = "SKALD_STEP_BACKOFF_MAX_MS", value_name = "MS", default_value_t = 3_600_000, value_parser = clap::value_parser!(u64).range(10..=86_400_000))]
     pub step_backoff_max_ms: u64,
     /// After so many askings without an answer a saga is flagged as stuck; it goes on asking
-    #[arg(long, env = "SKALD_STUCK_AFTER", value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "SKALD_STUCK_AFTER", value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub stuck_after: u32,
     /// How long the stock check before an order may take, in milliseconds
     #[arg(long, env = "SKALD_STOCK_CHECK_TIMEOUT_MS", value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=30_000))]

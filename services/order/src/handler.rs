@@ -193,7 +193,9 @@ impl Batch<'_> {
                     unit.refuse(index, format!("a reply to order {order_id}, which this service never placed"));
                     return Done::Handled;
                 };
-                if self.apply(unit, &job.meta, instance, *input, None) == Applied::Illegal {
+                let applied = self.engine.apply(unit, &job.meta, instance, *input, None);
+                self.follow(unit, &job.meta, instance, applied);
+                if applied == Applied::Illegal {
                     unit.refuse(index, format!("{input:?} in state {:?}, where nobody asked for it", instance.state));
                 }
                 Done::Handled
@@ -207,7 +209,7 @@ impl Batch<'_> {
             },
             Work::Steer { order_id, verb, note } => match sagas.get_mut(&order_id.0) {
                 Some(instance) => {
-                    let applied = self.apply(unit, &job.meta, instance, *verb, note.clone());
+                    let applied = self.act(unit, &job.meta, instance, *verb, note.clone());
                     verdict(applied, instance)
                 }
                 None => Done::Unknown,
@@ -242,11 +244,12 @@ impl Batch<'_> {
         let may_cancel = matches!(instance.state, State::ReservingStock | State::AuthorizingPayment);
         let own = by.id == instance.context.customer_id;
         let input = if !own && may_cancel { Input::CompensationForced } else { Input::CancelAsked };
-        let applied = self.apply(unit, meta, instance, input, None);
+        let applied = self.act(unit, meta, instance, input, None);
         verdict(applied, instance)
     }
 
-    fn apply(
+    /// What a person asks for; it goes on in the order's own trace.
+    fn act(
         &mut self,
         unit: &mut Unit<'_>,
         meta: &Meta,
@@ -254,8 +257,8 @@ impl Batch<'_> {
         input: Input,
         note: Option<String>,
     ) -> Applied {
-        let applied = self.engine.apply(unit, meta, instance, input, note);
-        self.follow(unit, meta, instance, applied);
+        let (meta, applied) = self.engine.act(unit, meta, instance, input, note);
+        self.follow(unit, &meta, instance, applied);
         applied
     }
 

@@ -28,8 +28,8 @@ use kit::{
 use prometheus_client::metrics::{family::Family, gauge::Gauge};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{
-    Request,
-    transport::{Channel, Endpoint},
+    Request, Status,
+    transport::{Channel, Endpoint, Uri},
 };
 
 use crate::domain::{Offer, Quote, Wanted};
@@ -44,6 +44,9 @@ const CALLS_MAX: usize = 4;
 const FAILURES_MAX: u32 = 5;
 /// … for so long; then one call finds out.
 const OPEN_FOR: Duration = Duration::from_secs(1);
+
+/// How much later a check is given up whose call did not end by itself at its deadline, which it tells of.
+const NET: Duration = Duration::from_millis(100);
 
 /// The product service can't be asked now.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -107,17 +110,17 @@ impl Stock {
     pub fn grpc(replicas: &[Address], timeout: Duration, env: Env, tasks: &Tasks) -> Self {
         // One that is away must not use up the time of the others.
         let each = timeout / u32::try_from(replicas.len()).unwrap_or(u32::MAX).max(1);
-        let connect =
-            |Address(endpoint): &Address| endpoint.clone().connect_timeout(each).timeout(each).tcp_nodelay(true).connect_lazy();
-        let (channels, turn): (Arc<[Channel]>, _) = (replicas.iter().map(connect).collect(), AtomicUsize::new(0));
+        let connect = |Address(endpoint): &Address| endpoint.clone().connect_timeout(each).tcp_nodelay(true).connect_lazy();
+        let place = |address: &Address| (connect(address), address.0.uri().clone());
+        let (channels, turn): (Arc<[(Channel, Uri)]>, _) = (replicas.iter().map(place).collect(), AtomicUsize::new(0));
         let own = env.clone();
         let ask = move |lines: Vec<Wanted>, context: Context| {
             let (channels, first, env) = (channels.clone(), turn.fetch_add(1, Ordering::Relaxed), own.clone());
             async move {
                 let mut answer = Err(Away("no replica of the product service is known".into()));
                 for next in 0..channels.len() {
-                    let channel = channels[first.wrapping_add(next) % channels.len()].clone();
-                    answer = call(channel, &lines, &context, &env).await;
+                    let place = &channels[first.wrapping_add(next) % channels.len()];
+                    answer = call(place, each, &lines, &context, &env).await;
                     if answer.is_ok() {
                         break;
                     }
@@ -188,7 +191,7 @@ where
                         continue;
                     }
                     let lines: Vec<Wanted> = batch.iter().flat_map(|check| check.wanted.iter().copied()).collect();
-                    let (call, timeout) = ((self.ask)(lines, Context::of(&batch)), self.timeout);
+                    let (call, timeout) = ((self.ask)(lines, Context::of(&batch)), self.timeout + NET);
                     calls.push(async move {
                         let late = |_| Err(Away("the product service did not answer in time".into()));
                         (batch, tokio::time::timeout(timeout, call).await.unwrap_or_else(late))
@@ -226,12 +229,21 @@ fn reply(batch: Vec<Check>, answer: Result<Vec<Quote>, Away>) {
     }
 }
 
-async fn call(channel: Channel, wanted: &[Wanted], context: &Context, env: &Env) -> Result<Vec<Quote>, Away> {
+/// One call, which ends by its deadline, and then says so.
+async fn call(
+    (channel, server): &(Channel, Uri),
+    deadline: Duration,
+    wanted: &[Wanted],
+    context: &Context,
+    env: &Env,
+) -> Result<Vec<Quote>, Away> {
     let line = |wanted: &Wanted| Line { product_id: wanted.product_id.to_string(), quantity: wanted.quantity };
     let mut request = Request::new(CheckStockRequest { lines: wanted.iter().map(line).collect() });
-    let span = grpc::Call::out(&context.trace, env);
+    let span = grpc::Call::out(&context.trace, server, env);
     span.depart(context.baggage.as_deref(), request.metadata_mut());
-    let answer = StockClient::new(channel).check_stock(request).await;
+    let mut client = StockClient::new(channel.clone());
+    let late = |_| Err(Status::deadline_exceeded("the product service did not answer in time"));
+    let answer = tokio::time::timeout(deadline, client.check_stock(request)).await.unwrap_or_else(late);
     span.end("order", &context.others, answer.as_ref().err(), env);
     let CheckStockResponse { items } = answer.map_err(|status| Away(status.message().to_owned()))?.into_inner();
     if items.len() != wanted.len() {

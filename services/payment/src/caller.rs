@@ -105,6 +105,19 @@ impl Calls {
     /// The call as a span of the trace in which its intent was recorded.
     fn tell(&self, call: &Call, open: &OpenCall, expired: bool, begun: Timestamp, answer: &Answer) {
         let Some(observer) = self.env().observer().filter(|_| open.trace.is_sampled()) else { return };
+        let (outcome, reason) = match answer {
+            Answer::Definitive(verdict) => verdict.outcome(),
+            Answer::Unknown(_) => ("unknown", None),
+        };
+        let mut attributes = vec![
+            ("peer.service", "payment provider".into()),
+            ("payment.operation", call.operation.as_str().into()),
+            ("payment.tries", open.tries.into()),
+            ("payment.outcome", outcome.into()),
+            ("saga.id", call.order_id.to_string().into()),
+            ("order.id", call.order_id.to_string().into()),
+        ];
+        attributes.extend(reason.map(|reason| ("payment.reason", reason.into())));
         let operation = if expired { "look up" } else { call.operation.as_str() };
         let span = span_of(&[operation, &begun.0.to_string()], open.intent.0);
         observer.told(
@@ -117,13 +130,7 @@ impl Calls {
                 links: Vec::new(),
                 begun,
                 ended: self.env().now(),
-                attributes: vec![
-                    ("peer.service", "payment provider".into()),
-                    ("payment.operation", call.operation.as_str().into()),
-                    ("payment.tries", open.tries.into()),
-                    ("saga.id", call.order_id.to_string().into()),
-                    ("order.id", call.order_id.to_string().into()),
-                ],
+                attributes,
                 error: matches!(answer, Answer::Unknown(_)).then(|| "outcome_unknown".to_owned()),
             },
         );

@@ -95,6 +95,18 @@ impl Verdict {
             Self::Refunded => Operation::Refund,
         }
     }
+
+    /// What came of it in one word, and the provider's reason where it refused.
+    pub fn outcome(&self) -> (&'static str, Option<&str>) {
+        match self {
+            Self::Authorized => ("authorized", None),
+            Self::Declined(why) => ("declined", Some(why)),
+            Self::Captured => ("captured", None),
+            Self::CaptureRefused(why) => ("capture_refused", Some(why)),
+            Self::Voided => ("voided", None),
+            Self::Refunded => ("refunded", None),
+        }
+    }
 }
 
 /// What a payment reacts to.

@@ -69,7 +69,7 @@ pub(crate) struct Args {
     /// The first admin's password, for a data directory that was used before
     #[arg(long, env = "SKALD_ADMIN_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     admin_password: Option<String>,
-    /// Do it at services that run already, such as order=127.0.0.1:8081; each once for every replica
+    /// Do it at services that run already, such as order=127.0.0.1:8082; each once for every replica
     #[arg(long, env = "SKALD_DEMO_AT", value_name = "SERVICE=ADDRESS", value_delimiter = ',', value_parser = place,
           requires_all = ["databases", "admin_password"], conflicts_with_all = ["data", "stay"])]
     at: Vec<(String, SocketAddr)>,
@@ -93,7 +93,7 @@ pub(crate) struct Args {
 
 /// Where a service is.
 fn place(text: &str) -> Result<(String, SocketAddr), String> {
-    let expected = || "expected SERVICE=ADDRESS, such as order=127.0.0.1:8081".to_owned();
+    let expected = || "expected SERVICE=ADDRESS, such as order=127.0.0.1:8082".to_owned();
     let (service, address) = text.split_once('=').ok_or_else(expected)?;
     if !Name::all().iter().any(|name| name.as_str() == service) {
         return Err(format!("there is no service {service}"));

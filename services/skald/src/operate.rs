@@ -258,7 +258,7 @@ pub(crate) async fn dead_letters(DeadLetters { command }: DeadLetters) -> ExitCo
                 Ok(keys) => keys,
                 Err(why) => return cli::usage(&why),
             };
-            let traced = traces.start();
+            let traced = traces.start(true);
             let done = redrive(&database, &traced.env, &keys, ids, dry_run, max_replays).await;
             traced.stop().await;
             done
@@ -447,7 +447,8 @@ async fn handle<H: Consumer>(log: &Log, handler: &H, listed: &Listed, dry_run: b
         Err(error) => Err(Poison::new(Cause::Undecodable, error.to_string())),
         Ok((message, _)) => match handler.accept(&message) {
             Ok(Some(work)) => {
-                Ok(Job { work, meta: Meta { actor: Some(actor()), ..message.redriven(&listed.letter.consumer, listed.replays) } })
+                let (meta, _) = message.redriven(&listed.letter.consumer, listed.replays, log.env().now());
+                Ok(Job { work, meta: Meta { actor: Some(actor()), ..meta } })
             }
             // Whatever set it aside was not its doing: there is nothing to handle, so that it is solved.
             Ok(None) => {

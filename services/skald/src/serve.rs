@@ -126,7 +126,7 @@ struct Shared {
 
 #[derive(clap::Args, Clone, Debug)]
 struct Keys {
-    /// Where the user service publishes the keys of its tokens, such as http://127.0.0.1:8081/.well-known/jwks.json
+    /// Where the user service publishes the keys of its tokens, such as http://127.0.0.1:8080/.well-known/jwks.json
     #[arg(long, env = "SKALD_JWKS", value_name = "URL")]
     jwks: JwksUrl,
 }
@@ -239,7 +239,7 @@ async fn start(service: Service, start: Start) -> Result<Running, Error> {
 
 impl Start {
     async fn open(self, name: Name) -> Result<(House, Opened), Error> {
-        let process = Process::start(self.shared.traces.start().with_memory(Memory::mib(self.shared.memory_mib)))?;
+        let process = Process::start(self.shared.traces.start(true).with_memory(Memory::mib(self.shared.memory_mib)))?;
         let lock = match &self.database {
             Database::Sqlite(path) => Some(lock_file(path)?),
             Database::Postgres(_) => None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use eventlog::{Env, Memory};
 use kit::{
     Telemetry,
-    telemetry::{Receiver, Share},
+    telemetry::{Origin, Receiver, Share},
 };
 
 use crate::assemble::Name;
@@ -20,6 +20,12 @@ pub(crate) struct TraceArgs {
     /// Which share of the traces that begin here is recorded, from 0 to 1; what a caller has decided of its own holds
     #[arg(long, env = "SKALD_TRACE_SAMPLE", value_name = "SHARE", default_value = "1")]
     trace_sample: Share,
+    /// What spans say of who exports them, beside what they say already: KEY=VALUE between commas, percent-encoded
+    #[arg(long, env = "OTEL_RESOURCE_ATTRIBUTES", value_name = "ATTRIBUTES")]
+    otel_resource_attributes: Option<String>,
+    /// What the service is called in traces; where one process holds all services, each is called by its own name behind it
+    #[arg(long, env = "OTEL_SERVICE_NAME", value_name = "NAME")]
+    otel_service_name: Option<String>,
 }
 
 /// What a process does things by, and what hears of them, if something does.
@@ -29,12 +35,14 @@ pub(crate) struct Traced {
 }
 
 impl TraceArgs {
-    /// Begins to export, if there is somewhere to export to.
-    pub(crate) fn start(&self) -> Traced {
+    /// Begins to export, if there is somewhere to export to. Whether one service is alone in this process, or all are in it.
+    pub(crate) fn start(&self, is_alone: bool) -> Traced {
         let Some(receiver) = &self.otlp else { return Traced::by_nobody() };
         let env = Env::system();
         let names: Vec<&str> = Name::all().iter().map(|name| name.as_str()).collect();
-        let telemetry = Telemetry::start(receiver, self.trace_sample, &names, env!("CARGO_PKG_VERSION"), &env);
+        let origin = Origin::of(self.otel_service_name.as_deref(), self.otel_resource_attributes.as_deref());
+        let version = env!("CARGO_PKG_VERSION");
+        let telemetry = Telemetry::start(receiver, self.trace_sample, (names.as_slice(), is_alone), &origin, version, &env);
         Traced { env: env.with_observer(telemetry.clone()), telemetry: Some(telemetry) }
     }
 }

@@ -68,7 +68,7 @@ fn database(data: &Path, name: Name) -> Database {
 }
 
 pub(crate) async fn start(Options { data, listen: address, traces, services }: Options) -> Result<Running, Error> {
-    let process = Process::start(traces.start())?;
+    let process = Process::start(traces.start(false))?;
     let lock = lock_directory(&data)?;
     let (listener, http) = listen(address).await?;
     let open = |name: Name| name.open(database(&data, name), process.env.clone());

@@ -257,7 +257,7 @@ impl<P: Publish> Flow<P> {
         });
         self.rounds = rest;
         for Round { begun, rows } in arrived {
-            let sent: Vec<_> = rows.iter().filter_map(|row| Some((row.topic.as_deref()?, &row.meta.trace))).collect();
+            let sent: Vec<&Message> = rows.iter().map(|row| &**row).collect();
             eventlog::carry(&self.log, Way::Sent, begun, &sent, true);
         }
     }

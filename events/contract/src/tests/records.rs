@@ -123,6 +123,9 @@ fn headers_of_others_are_passed_over_and_so_is_a_trace_that_is_none() {
     record.add("tracestate", "a=1");
     let trace = Trace { parent: Some(good.into()), state: Some("a=1".into()) };
     assert_eq!(decode(TOPIC, &record).unwrap().0.meta.trace, trace);
+    let mut record = with("traceparent", Some(good));
+    record.add("tracestate", "A=1");
+    assert_eq!(decode(TOPIC, &record).unwrap().0.meta.trace, Trace { state: None, ..trace }, "a state that is none");
 }
 
 #[test]
@@ -229,7 +232,7 @@ fn id() -> impl Strategy<Value = Uuid> {
 }
 
 fn trace() -> impl Strategy<Value = Trace> {
-    let ids = (1..=u128::MAX, 1..=u64::MAX, any::<u8>(), option::of("[a-z]{1,9}=[ -~]{0,40}"));
+    let ids = (1..=u128::MAX, 1..=u64::MAX, any::<u8>(), option::of("[a-z]{1,9}=[ -+\\--<>-~]{0,40}[!-+\\--<>-~]"));
     let some = ids.prop_map(|(trace, span, flags, state)| Trace {
         parent: Some(format!("00-{trace:032x}-{span:016x}-{flags:02x}")),
         state,

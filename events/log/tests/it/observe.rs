@@ -117,8 +117,13 @@ async fn what_nobody_wants_to_see_is_not_told_and_late_or_redriven_messages_begi
     assert_eq!(minutes(14).id(), message.meta.trace.id());
     assert_ne!(minutes(16).id(), message.meta.trace.id());
     assert_eq!(minutes(16), minutes(17), "a batch that is done again is told once");
-    let redriven = |replays| message.redriven("sink", replays).trace;
-    let all = [minutes(14), minutes(16), redriven(0), redriven(1)];
+    let redriven = |replays, minutes: i64| message.redriven("sink", replays, Timestamp(now_us + minutes * 60_000_000));
+    let (soon, act) = redriven(0, 14);
+    assert_eq!(soon.trace.id(), message.meta.trace.id(), "it goes on in the trace of its message");
+    assert_ne!(act.id(), message.meta.trace.id());
+    let (late, same_act) = redriven(0, 16);
+    assert_eq!((late.trace.id(), &same_act), (act.id(), &act), "in that of the redrive");
+    let all = [minutes(14), minutes(16), soon.trace, late.trace, act, redriven(1, 14).0.trace, redriven(1, 14).1];
     assert!(all.iter().all(Trace::is_sampled));
     let distinct: std::collections::HashSet<_> = all.iter().map(|trace| (trace.id(), trace.span())).collect();
     assert_eq!(distinct.len(), all.len());

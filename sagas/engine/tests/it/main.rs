@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use contract::{Currency, Meta, Money, Timestamp, saga::Event};
+use contract::{Currency, Meta, Money, Timestamp, Trace, saga::Event};
 use eventlog::{
     Clock, Env, Error, Handler, Job, Log, Stored, Unit, Writer, WriterLimits, on,
     testing::{TestClock, TestDatabase},
@@ -26,6 +26,8 @@ struct Host(Engine<OrderSaga>);
 enum Work {
     Start(Uuid),
     Hear(Uuid, Input),
+    /// A person asks.
+    Ask(Uuid, Input),
     Due,
 }
 
@@ -36,7 +38,10 @@ impl Handler for Host {
     async fn handle(&self, unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Vec<Vec<Applied>>, Error> {
         let passed = Timestamp(unit.now().0 + 1);
         let due = self.0.due().claim(unit, passed, 100).await?;
-        let heard = jobs.iter().filter_map(|job| if let Work::Hear(id, _) = job.work { Some(id) } else { None });
+        let heard = jobs.iter().filter_map(|job| match job.work {
+            Work::Hear(id, _) | Work::Ask(id, _) => Some(id),
+            Work::Start(_) | Work::Due => None,
+        });
         let ids: Vec<Uuid> = heard.chain(due.iter().copied()).collect();
         let Loaded { instances: mut sagas, unreadable } = skald_engine::load::<OrderSaga>(unit.conn(), &ids).await?;
         let aside = due.iter().filter_map(|id| Some((*id, unreadable.get(id)?.clone()))).collect::<Vec<_>>();
@@ -50,6 +55,7 @@ impl Handler for Host {
                     vec![Applied::Moved { ended: false }]
                 }
                 Work::Hear(id, input) => vec![self.0.apply(unit, &job.meta, sagas.get_mut(id).unwrap(), *input, None)],
+                Work::Ask(id, input) => vec![self.0.act(unit, &job.meta, sagas.get_mut(id).unwrap(), *input, None).1],
                 Work::Due => due.iter().filter_map(|id| Some(self.0.deadline(unit, sagas.get_mut(id)?).1)).collect(),
             });
         }
@@ -83,9 +89,13 @@ struct Running {
 
 impl Running {
     async fn start(database: &TestDatabase, clock: &Arc<TestClock>) -> Self {
+        Self::start_with(database, clock, PATIENCE).await
+    }
+
+    async fn start_with(database: &TestDatabase, clock: &Arc<TestClock>, patience: Patience) -> Self {
         let env = Env::seeded(clock.clone(), 1);
         let opened = Log::open(database.database.clone(), "host", &[MIGRATION], env).await.unwrap();
-        let host = Arc::new(Host(Engine::new(PATIENCE, Metrics::default())));
+        let host = Arc::new(Host(Engine::new(patience, Metrics::default())));
         let (writer, task) = Writer::new(opened, host.clone(), WriterLimits::default());
         #[expect(clippy::disallowed_methods, reason = "a test has no tasks of a process")]
         let task = tokio::spawn(task);
@@ -216,6 +226,50 @@ async fn the_waits_of_what_is_asked_for_ever_grow_to_their_cap() {
     assert_eq!(waits[0], DEADLINE);
     assert!(waits.iter().all(|wait| *wait <= PATIENCE.backoff_max * 2), "{waits:?}");
     assert!(waits[9] >= PATIENCE.backoff_max, "{waits:?}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_nobody_answers_is_told_of_within_minutes_and_has_few_rows_after_a_fortnight() {
+    let (database, clock) = (TestDatabase::fresh().await, TestClock::start());
+    let host = Running::start_with(&database, &clock, Patience::default()).await;
+    let id = host.placed(1).await;
+    host.hears(id, Input::CancelAsked).await;
+    let began = eventlog::Clock::now(&*clock);
+    let mut flagged = None;
+    let mut now = began;
+    while now.since(began) < Duration::from_secs(14 * 24 * 60 * 60) {
+        let saga = host.saga(id).await;
+        if saga.stuck && flagged.is_none() {
+            flagged = Some(now.since(began));
+        }
+        clock.advance(saga.due.unwrap().since(now) + Duration::from_millis(1));
+        host.does(Work::Due).await;
+        now = eventlog::Clock::now(&*clock);
+    }
+    let flagged = flagged.expect("it is stuck");
+    assert!((Duration::from_secs(120)..Duration::from_secs(900)).contains(&flagged), "{flagged:?}");
+    let rows = host.kinds(id).await.len();
+    assert!(rows < 800, "{rows} rows");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_s_request_goes_on_in_the_trace_of_the_saga_while_somebody_looks_at_that() {
+    let (_database, host) = fresh().await;
+    let traced = |work, trace: u128| Job { work, meta: Meta { trace: Trace::of(trace, 1, true), ..Meta::default() } };
+    for (id, minutes, goes_on) in [(1, 1, 7), (2, 16, 8)] {
+        let id = Uuid::from_u128(id);
+        host.writer.submit(traced(Work::Start(id), 7)).await.unwrap();
+        host.hears(id, Input::StockReserved).await;
+        host.clock.advance(Duration::from_secs(minutes * 60));
+        host.writer.submit(traced(Work::Ask(id, Input::CancelAsked), 8)).await.unwrap();
+        let rows = host.writer.log().stream(&Instance::<OrderSaga>::stream(id), 6).await.unwrap();
+        let expected = format!("{goes_on:032x}");
+        let traces: Vec<_> = rows.iter().map(|row| (row.kind.as_str(), row.meta.trace.id())).collect();
+        assert_eq!(traces, [("saga.SagaMoved", Some(&*expected)), ("payment.VoidPayment", Some(&*expected))]);
+        assert_ne!(rows[0].meta.trace.span(), Some("0000000000000001"), "a span of its own");
+    }
     host.stop().await;
 }
 

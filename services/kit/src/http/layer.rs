@@ -7,7 +7,7 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 use axum::{
     body::{Body, HttpBody},
     extract::{MatchedPath, Request, State},
-    http::{Method, StatusCode, header},
+    http::{Method, StatusCode, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -52,6 +52,9 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
     request.extensions_mut().insert(arrival.own.clone());
     request.extensions_mut().insert(around.verifier.clone());
 
+    let is_told = around.env.observer().is_some() && arrival.own.is_sampled() && route.is_of_a_service();
+    let host =
+        request.headers().get(header::HOST).filter(|_| is_told).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let span = tracing::info_span!("request", trace.id = %trace_id, http.method = %method, http.path = %path);
     // Probes are answered however much is under way.
     let entered = if route.is_of_a_service() { around.room.enter(&request).map(Some) } else { Ok(None) };
@@ -69,16 +72,20 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
             }
         }
     };
+    let problem = response.extensions().get::<Problem>().map(|problem| problem.code);
     let response = streamed(in_our_words(response, &path, &trace_id), stopping);
 
     let took = around.env.now().since(started);
     let status = response.status();
     around.metrics.answered(&route, method_label(&method), status, took, &arrival.own);
-    if let Some(observer) = around.env.observer()
-        && arrival.own.is_sampled()
-        && route.is_of_a_service()
-    {
-        observer.told(route.job(), told(&route, &method, &path, status, arrival, started, took));
+    if let Some(observer) = around.env.observer().filter(|_| is_told) {
+        let mut told = told(&route, &method, &path, status, arrival, started, took);
+        told.attributes.extend(problem.map(|code| ("problem.code", code.into())));
+        if let Some(host) = host {
+            told.attributes.push(("server.address", host.host().into()));
+            told.attributes.extend(host.port_u16().map(|port| ("server.port", i64::from(port).into())));
+        }
+        observer.told(route.job(), told);
     }
     span.in_scope(|| {
         if status.is_server_error() {

@@ -32,13 +32,17 @@ fn transaction(commit: &Committed<'_>) -> Option<Span> {
     let told = commit.spans.iter().map(|span| &span.trace);
     let mut members = commit.requests.iter().chain(handled).chain(told);
     let parent = members.next()?.clone();
-    let links: Vec<Trace> = members.take(LINKS_MAX).cloned().collect();
+    let links: Vec<Trace> = members.filter(|member| **member != parent).take(LINKS_MAX).cloned().collect();
     let mut attributes: Attributes = vec![
         ("db.system.name", commit.database.system().into()),
         ("db.namespace", commit.database.name().into()),
         ("db.operation.name", "COMMIT".into()),
         ("log.rows", (commit.appended as i64).into()),
     ];
+    if let Some((host, port)) = commit.database.server() {
+        attributes.push(("server.address", host.into()));
+        attributes.extend(port.map(|port| ("server.port", i64::from(port).into())));
+    }
     if !links.is_empty() {
         attributes.push(("db.operation.batch.size", (links.len() as i64 + 1).into()));
     }
@@ -57,7 +61,7 @@ fn transaction(commit: &Committed<'_>) -> Option<Span> {
 }
 
 fn process(commit: &Committed<'_>, handled: &Handled<'_>) -> Span {
-    let Handled { consumer, partition, offset, message, is_linked, trace, error } = handled;
+    let Handled { consumer, partition, offset, message, is_linked, trace, error, redrive } = handled;
     let topic = message.topic.as_deref().unwrap_or_default();
     let mut attributes = messaging(*is_linked, "process", "process", topic);
     attributes.push(("messaging.consumer.group.name", format!("skald-{consumer}").into()));
@@ -66,14 +70,15 @@ fn process(commit: &Committed<'_>, handled: &Handled<'_>) -> Span {
         attributes.push(("messaging.kafka.offset", (*offset).into()));
     }
     about(message, *is_linked, &mut attributes);
-    let of = &message.meta.trace;
+    let (of, redrive) = (Some(message.meta.trace.clone()), redrive.clone());
+    // What comes late is a trace of its own, or a part of that of its redrive.
+    let (parent, link) = if trace.id() == message.meta.trace.id() { (of, redrive) } else { (redrive, of) };
     Span {
         name: format!("process {topic}"),
         kind: SpanKind::Consumer,
         trace: trace.clone(),
-        // What comes late or again is a trace of its own.
-        parent: (trace.id() == of.id()).then(|| of.clone()),
-        links: vec![of.clone()],
+        parent,
+        links: link.into_iter().collect(),
         begun: commit.begun,
         ended: commit.ended,
         attributes,
@@ -122,7 +127,7 @@ pub(super) fn carried(carried: &Carried<'_>) -> Span {
         kind: SpanKind::Client,
         trace: parent.child(span_of(&words, Uuid::nil())),
         parent: Some(parent),
-        links: traces.iter().take(LINKS_MAX).cloned().collect(),
+        links: traces.iter().skip(1).take(LINKS_MAX).cloned().collect(),
         begun: *begun,
         ended: *ended,
         attributes,
@@ -152,22 +157,38 @@ fn about(message: &Message, is_kafka: bool, attributes: &mut Attributes) {
     attributes.push(("messaging.message.conversation_id", saga.clone().into()));
     attributes.push(("saga.id", saga.clone().into()));
     attributes.push(("order.id", saga.into()));
-    // What a saga says of itself begins with its name.
-    if message.kind.starts_with("saga.")
-        && let Ok(Said { saga }) = serde_json::from_str(&message.data)
-    {
-        attributes.push(("saga.name", saga.into()));
-    }
+    outcome(message, attributes);
     // Only sagas send commands, each in the step of its name.
     if message.topic.as_deref().is_some_and(|topic| topic.contains(".commands.")) {
         attributes.push(("saga.step", step(&message.kind).into()));
     }
 }
 
-/// What all events of sagas say.
+/// How something ended and why, where the message tells: so that orders of a kind can be found.
+fn outcome(message: &Message, attributes: &mut Attributes) {
+    let Some((domain, what)) = message.kind.split_once('.') else { return };
+    let (key, reason, outcome) = match (domain, what) {
+        // What a saga says of itself begins with its name.
+        ("saga", _) => ("saga.outcome", "saga.reason", None),
+        ("order", "OrderConfirmed") => ("order.outcome", "order.reason", Some("confirmed")),
+        ("order", "OrderCancelled") => ("order.outcome", "order.reason", Some("cancelled")),
+        ("product", "StockRefused") => ("stock.outcome", "stock.reason", Some("refused")),
+        ("payment", "PaymentDeclined") => ("payment.outcome", "payment.reason", Some("declined")),
+        ("payment", "CaptureRefused") => ("payment.outcome", "payment.reason", Some("capture_refused")),
+        _ => return,
+    };
+    let Ok(said) = serde_json::from_str::<Said>(&message.data) else { return };
+    let pairs = [("saga.name", said.saga), (key, said.outcome.or(outcome.map(str::to_owned))), (reason, said.reason)];
+    attributes.extend(pairs.into_iter().filter_map(|(key, value)| Some((key, value?.into()))));
+}
+
+/// What events say of an end.
 #[derive(serde::Deserialize)]
 struct Said {
-    saga: String,
+    saga: Option<String>,
+    outcome: Option<String>,
+    #[serde(alias = "code")]
+    reason: Option<String>,
 }
 
 /// `product.ReserveStock` asks for the step `reserve_stock`.

@@ -189,12 +189,6 @@ pub(crate) struct Published {
     pub url: String,
 }
 
-/// The history in order.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct History {
-    pub items: Vec<Entry>,
-}
-
 /// An operator's own words, kept with what they did.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -20,14 +20,22 @@ use kit::{
 };
 use saga::order::OrderSaga;
 
-use super::{Shop, dto::Entry, lists::entry, orders::own};
+use super::{
+    Shop,
+    dto::Entry,
+    lists::{MOVED_WITHIN, entry},
+    orders::own,
+};
 use crate::follow::Watcher;
 
 /// Rows that are held ready for one client: whoever reads slowly holds no more of them than who reads at once.
 const ROWS_MAX: i64 = 8;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Events from before a client came. Older ones are in the history, in pages.
+const PAST_MAX: i64 = 200;
 
-/// Streams an order's history as it happens. `id` is the entry's version; a client that comes back with `Last-Event-ID` goes on after it.
+/// Streams an order's history as it happens, from at most 200 entries back. `id` is the entry's version; a client that comes back with
+/// `Last-Event-ID` goes on after it, or with those 200 where it was away for longer.
 #[utoipa::path(get, path = "/v1/orders/{id}/events", tag = "order", security(("bearer" = [])),
     params(("id" = uuid::Uuid, Path), ("Last-Event-ID" = Option<i64>, Header, description = "Go on after this event")),
     responses((status = 200, body = String, content_type = "text/event-stream", description = "Ends with the saga"), (status = 404, description = "None, or somebody else's"),
@@ -51,7 +59,12 @@ pub(crate) async fn events(
     let watcher = shop.watchers.watch(id);
     own(&shop, caller, id).await?;
     let stream = Instance::<OrderSaga>::stream(id.0);
-    let mut told = Told { shop, watcher, stream, version: 0, state: None, rows: VecDeque::new(), ended: false };
+    let newest = shop.log().stream_before(&stream, i64::MAX, 1).await?;
+    let newest = newest.first().map(|newest| newest.version).filter(|newest| *newest >= after).ok_or_else(unknown)?;
+    let after = after.max(newest - PAST_MAX);
+    // Some rows before, one of which says what state it was in.
+    let version = (after - MOVED_WITHIN).max(0);
+    let mut told = Told { shop, watcher, stream, version, state: None, rows: VecDeque::new(), ended: false };
     // What the client has seen is passed over, not left out: the state that it is in goes on from there.
     while told.rows.is_empty() {
         told.rows = told.more().await?;
@@ -61,9 +74,6 @@ pub(crate) async fn events(
         while let Some(row) = told.rows.pop_front_if(|row| row.version <= after) {
             told.tell(&row);
         }
-    }
-    if told.rows.is_empty() && (told.version == 0 || told.version < after) {
-        return Err(unknown());
     }
     Ok(Sse::new(stream::unfold(told, Told::next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

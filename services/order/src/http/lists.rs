@@ -12,10 +12,11 @@ use kit::{
 use saga::{Saga, Word, order::OrderSaga};
 use serde::Deserialize;
 use utoipa::IntoParams;
+use uuid::Uuid;
 
 use super::{
     Shop,
-    dto::{self, Entry, History, OrderBody, SagaListed},
+    dto::{self, Entry, OrderBody, SagaListed},
     orders::own,
 };
 use crate::store;
@@ -92,18 +93,34 @@ pub(crate) async fn sagas(
     })))
 }
 
-/// Tells an order step by step: the stream of its saga.
-#[utoipa::path(get, path = "/v1/orders/{id}/history", tag = "order", security(("bearer" = [])), params(("id" = uuid::Uuid, Path)),
-    responses((status = 200, body = History), (status = 404, description = "None, or somebody else's")))]
-pub(crate) async fn history(State(shop): State<Arc<Shop>>, caller: Caller, Path(id): Path<OrderId>) -> ApiResult<Json<History>> {
+/// So many rows behind one that moves no saga stands one that does: a move, its command, the flag for stuck.
+pub(super) const MOVED_WITHIN: i64 = 4;
+
+/// Tells an order step by step, newest first: the stream of its saga.
+#[utoipa::path(get, path = "/v1/orders/{id}/history", tag = "order", security(("bearer" = [])), params(("id" = uuid::Uuid, Path), PageQuery),
+    responses((status = 200, body = List<Entry>), (status = 404, description = "None, or somebody else's")))]
+pub(crate) async fn history(
+    State(shop): State<Arc<Shop>>,
+    caller: Caller,
+    Path(id): Path<OrderId>,
+    Query(query): Query<PageQuery>,
+) -> ApiResult<Json<List<Entry>>> {
+    let page = query.page()?;
+    let cursor = |version: Uuid| i64::try_from(version.as_u128());
+    let bad = |_| Problem::invalid("cursor", "must be `next` of an earlier page");
+    let before = page.after.map(cursor).transpose().map_err(bad)?.unwrap_or(i64::MAX);
     own(&shop, caller, id).await?;
-    let rows = shop.log().stream(&Instance::<OrderSaga>::stream(id.0), 1).await?;
+    let stream = Instance::<OrderSaga>::stream(id.0);
+    let mut rows = shop.log().stream_before(&stream, before, page.limit + MOVED_WITHIN).await?;
     let mut state = None;
-    let mut items: Vec<Entry> = rows.iter().map(|row| entry(row, &mut state)).collect();
+    let mut items: Vec<Entry> = rows.iter().rev().map(|row| entry(row, &mut state)).collect();
+    items.reverse();
+    let mut list = List::of(items, page.limit, |entry| Uuid::from_u128(entry.version.unsigned_abs().into()));
     if caller.role.reads_everything() {
-        shop.links.add(rows, &mut items).await;
+        rows.truncate(list.items.len());
+        shop.links.add(rows, &mut list.items).await;
     }
-    Ok(Json(History { items }))
+    Ok(Json(list))
 }
 
 /// A row as people read it. `state` is the saga's, carried from row to row.

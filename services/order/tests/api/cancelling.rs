@@ -90,7 +90,7 @@ async fn an_operators_cancel_says_so() {
         let answer = cancel(&shop, id).by(who).empty().await;
         assert_eq!(stands(&answer), (202, &json!("pending"), &json!("cancelled_by_operator"), &json!(next)));
         let history = shop.get(format!("/v1/orders/{id}/history")).empty().await;
-        let moved = history.body["items"].as_array().unwrap().iter().rfind(|entry| entry["message"] == "saga.SagaMoved");
+        let moved = history.body["items"].as_array().unwrap().iter().find(|entry| entry["message"] == "saga.SagaMoved");
         assert_eq!(moved.unwrap()["actor"], who.actor());
         // The customer's comes second, and changes nothing.
         assert_eq!(cancel(&shop, id).empty().await.is(202).body["reason"], "cancelled_by_operator");

@@ -10,8 +10,10 @@ fn ids(from: i64, to: i64) -> Vec<String> {
     (from..=to).map(|version| version.to_string()).collect()
 }
 
+/// Oldest first, as a stream tells it.
 async fn history(shop: &Shop, id: OrderId) -> Vec<Value> {
-    shop.get(format!("/v1/orders/{id}/history")).empty().await.is(200).body["items"].as_array().unwrap().clone()
+    let history = shop.get(format!("/v1/orders/{id}/history?limit=100")).empty().await;
+    history.is(200).body["items"].as_array().unwrap().iter().rev().cloned().collect()
 }
 
 #[tokio::test]
@@ -80,6 +82,28 @@ async fn an_event_that_was_never_told_is_refused() {
             let refused = shop.get(format!("/v1/orders/{id}/events")).header("last-event-id", last).empty().await;
             refused.names("Last-Event-ID");
         }
+    }
+}
+
+#[tokio::test]
+async fn of_a_long_past_the_newest_is_told_and_in_which_state_it_was() {
+    let shop = Shop::open().await;
+    let id = shop.place_until("VoidingPayment").await;
+    for _ in 0..110 {
+        shop.post(format!("/v1/sagas/{id}/retry")).by(OPERATOR).json(serde_json::json!({ "reason": "again" })).await.is(202);
+    }
+    let newest = history(&shop, id).await.pop().unwrap()["version"].as_i64().unwrap();
+    assert!(newest > 220, "{newest}");
+    let path = format!("/v1/orders/{id}/events");
+    for last in [None, Some("1"), Some("10")] {
+        let asked = shop.get(&path);
+        let mut stream = match last {
+            None => asked.events().await,
+            Some(last) => asked.header("last-event-id", last).events().await,
+        };
+        let told = stream.take(200).await;
+        assert_eq!(told.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), ids(newest - 199, newest));
+        assert!(told.iter().all(|event| event.data["state"] == "VoidingPayment"));
     }
 }
 

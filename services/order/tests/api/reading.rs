@@ -130,7 +130,7 @@ async fn a_history_tells_the_saga_row_by_row() {
     let history = shop.get(format!("/v1/orders/{id}/history")).empty().await;
     assert_snapshot!("confirmed", told(&history));
     let items = history.body["items"].as_array().unwrap();
-    for (number, entry) in items.iter().enumerate() {
+    for (number, entry) in items.iter().rev().enumerate() {
         assert_eq!(entry["version"], json!(number + 1));
         assert_eq!(
             entry["trace_id"].as_str().map(str::len),
@@ -141,7 +141,7 @@ async fn a_history_tells_the_saga_row_by_row() {
         let (by_alice, by_reply) = (entry["actor"] == json!(ALICE.actor()), entry["cause"].is_string());
         assert_eq!((by_alice, by_reply), if number < 3 { (true, false) } else { (false, true) }, "{entry}");
     }
-    assert_eq!(items[1]["data"]["context"]["payment_token"], "***");
+    assert_eq!(items[items.len() - 2]["data"]["context"]["payment_token"], "***");
 
     let id = shop.place().await;
     shop.post(format!("/v1/orders/{id}/cancel")).by(OPERATOR).empty().await.is(202);
@@ -156,7 +156,35 @@ async fn a_history_tells_the_saga_row_by_row() {
     assert_snapshot!("declined", told(&shop.get(format!("/v1/orders/{id}/history")).empty().await));
 }
 
-/// A history in one line a row: message, topic, state, and whose doing.
+#[tokio::test]
+async fn a_history_comes_in_pages_newest_first_and_each_row_has_its_state() {
+    let shop = Shop::open().await;
+    let id = shop.place_until("Confirmed").await;
+    let path = format!("/v1/orders/{id}/history");
+    let whole = shop.get(&path).empty().await.is(200).body.clone();
+    assert_eq!(
+        (whole["items"].as_array().unwrap().len(), &whole["items"][0]["version"], &whole["next"]),
+        (11, &json!(11), &Value::Null)
+    );
+    for limit in 1..=12 {
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = shop.get(format!("{path}?limit={limit}{cursor}")).by(OPERATOR).empty().await.is(200).body.clone();
+            rows.extend(page["items"].as_array().unwrap().clone());
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(json!(rows), whole["items"], "in pages of {limit}");
+    }
+    shop.get(format!("{path}?limit=0")).empty().await.names("limit");
+    // One of a list of orders.
+    let foreign = shop.place().await;
+    shop.place().await;
+    let other = shop.get("/v1/orders?limit=1").empty().await.body["next"].as_str().unwrap().to_owned();
+    shop.get(format!("/v1/orders/{foreign}/history?cursor={other}")).empty().await.names("cursor");
+}
+
+/// A history in one line a row, oldest first: message, topic, state, and whose doing.
 fn told(history: &Answer) -> String {
     let line = |entry: &Value| {
         let word = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
@@ -164,7 +192,7 @@ fn told(history: &Answer) -> String {
         let input = entry["data"]["input"].as_str().unwrap_or_default();
         format!("{:<25} {:<20} {:<19} {actor:<9} {input}", word("message"), word("topic"), word("state"))
     };
-    history.is(200).body["items"].as_array().unwrap().iter().map(|entry| line(entry).trim_end().to_owned() + "\n").collect()
+    history.is(200).body["items"].as_array().unwrap().iter().rev().map(|entry| line(entry).trim_end().to_owned() + "\n").collect()
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ async fn a_verb_is_recorded_with_who_and_why() {
     let saga = json!({ "state": "VoidingPayment", "step": "void_payment", "stuck": false });
     assert_eq!((&answer.is(202).body["saga"], &answer.body["reason"]), (&saga, &json!("cancelled_by_operator")));
     let history = shop.get(format!("/v1/orders/{id}/history")).empty().await;
-    let moved = history.body["items"].as_array().unwrap().iter().rfind(|entry| entry["message"] == "saga.SagaMoved").unwrap();
+    let moved = history.body["items"].as_array().unwrap().iter().find(|entry| entry["message"] == "saga.SagaMoved").unwrap();
     let (data, actor) = (&moved["data"], &moved["actor"]);
     assert_eq!((&data["input"], &data["note"], actor), (&json!("CompensationForced"), &why()["reason"], &json!(ADMIN.actor())));
 }

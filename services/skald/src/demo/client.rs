@@ -121,7 +121,8 @@ impl Client {
         self.send(Method::GET, uri(path), [], Bytes::new()).await
     }
 
-    /// Sends one request and reads its answer whole.
+    /// Sends one request and reads its answer whole. A connection that was kept may have been closed meanwhile, as servers do with idle
+    /// ones: then the request goes out once more on a new one, if it never went out or may be repeated.
     pub(crate) async fn send<const N: usize>(
         &mut self,
         method: Method,
@@ -130,22 +131,26 @@ impl Client {
         body: Bytes,
     ) -> Result<Reply, NoAnswer> {
         let address = self.doors.of(uri.path(), self.turn);
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = uri;
-        request.headers_mut().clone_from(&self.headers);
-        request.headers_mut().extend(headers);
-        // A connection is put back only after a whole answer: what is left of a broken one is never read as the next.
-        let open = self.links.iter().position(|(at, _)| *at == address).map(|index| self.links.swap_remove(index).1);
-        let exchange = async {
-            let link = match open {
-                Some(link) => link,
-                None => Link::open(address).await?,
-            };
-            let exchanged = tokio::time::timeout(ANSWER_WITHIN, link.exchange(request)).await;
-            exchanged.map_err(|_| NoAnswer::TooLate)?.map_err(NoAnswer::Broken)
+        let mut all = self.headers.clone();
+        all.extend(headers);
+        let may_repeat = method == Method::GET || all.contains_key(IDEMPOTENCY_KEY);
+        let request = || {
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = uri.clone();
+            request.headers_mut().clone_from(&all);
+            request
         };
-        let exchanged = exchange.await;
+        // A connection is put back only after a whole answer: what is left of a broken one is never read as the next.
+        let kept = self.links.iter().position(|(at, _)| *at == address).map(|index| self.links.swap_remove(index).1);
+        let was_kept = kept.is_some();
+        let mut exchanged = Link::ask(kept, address, request()).await;
+        if let Err(NoAnswer::Broken(error)) = &exchanged
+            && was_kept
+            && (may_repeat || error.is_canceled() || error.is_closed())
+        {
+            exchanged = Link::ask(None, address, request()).await;
+        }
         if exchanged.is_err() {
             self.turn = self.turn.wrapping_add(1);
         }
@@ -161,6 +166,20 @@ impl Link {
         stream.set_nodelay(true).map_err(NoAnswer::Connect)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(NoAnswer::Broken)?;
         Ok(Self { sender, connection: Box::pin(connection) })
+    }
+
+    /// Asks on a connection that was kept, or on a new one.
+    async fn ask(
+        kept: Option<Self>,
+        address: SocketAddr,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(Reply, Option<Self>), NoAnswer> {
+        let link = match kept {
+            Some(link) => link,
+            None => Self::open(address).await?,
+        };
+        let exchanged = tokio::time::timeout(ANSWER_WITHIN, link.exchange(request)).await;
+        exchanged.map_err(|_| NoAnswer::TooLate)?.map_err(NoAnswer::Broken)
     }
 
     /// The answer, and the connection if it is good for another.
@@ -199,4 +218,66 @@ fn joined(first: Bytes, more: &[u8]) -> Bytes {
 /// A path of our own making.
 pub(crate) fn uri(path: &str) -> Uri {
     path.parse().expect("paths are made of ids and plain words")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread::JoinHandle,
+    };
+
+    use super::*;
+
+    /// A server that answers so many requests on each connection, perhaps reads one more, and hangs up. Tells what it has read.
+    fn server(connections: &'static [(usize, bool)]) -> (SocketAddr, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = std::thread::spawn(move || {
+            let mut read = Vec::new();
+            for (answered, reads_more) in connections {
+                let (mut stream, _) = listener.accept().unwrap();
+                for number in 0..answered + usize::from(*reads_more) {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let mut byte = [0];
+                        stream.read_exact(&mut byte).unwrap();
+                        head.extend(byte);
+                    }
+                    let head = String::from_utf8(head).unwrap();
+                    read.push(head.lines().next().unwrap().replace(" HTTP/1.1", ""));
+                    if number < *answered {
+                        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").unwrap();
+                    }
+                }
+            }
+            read
+        });
+        (address, served)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_while_nobody_used_it_is_made_anew() {
+        let (address, served) = server(&[(1, false), (1, false), (1, false)]);
+        let mut client = Client::new(address, None);
+        for _ in 0..2 {
+            assert_eq!(client.get("/v1/products").await.unwrap().status, StatusCode::OK);
+        }
+        let key = [(IDEMPOTENCY_KEY, HeaderValue::from_static("k1"))];
+        client.send(Method::POST, uri("/v1/orders"), key, Bytes::new()).await.unwrap();
+        assert_eq!(served.join().unwrap(), ["GET /v1/products", "GET /v1/products", "POST /v1/orders"]);
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_done_is_repeated_under_its_key_and_never_without_one() {
+        let (address, served) = server(&[(1, true), (1, true)]);
+        let mut client = Client::new(address, None);
+        client.get("/v1/products").await.unwrap();
+        let key = [(IDEMPOTENCY_KEY, HeaderValue::from_static("k1"))];
+        client.send(Method::POST, uri("/v1/orders"), key, Bytes::new()).await.unwrap();
+        let lost = client.send(Method::POST, uri("/v1/logout"), [], Bytes::new()).await;
+        assert!(matches!(lost, Err(NoAnswer::Broken(_))), "{lost:?}");
+        assert_eq!(served.join().unwrap(), ["GET /v1/products", "POST /v1/orders", "POST /v1/orders", "POST /v1/logout"]);
+    }
 }

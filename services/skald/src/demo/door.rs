@@ -114,9 +114,9 @@ impl Door {
         Ok(created.id.to_string())
     }
 
-    /// The rows of an order's saga.
+    /// The rows of an order's saga, newest first.
     pub(crate) async fn history(&mut self, order: OrderId) -> Result<Value, Error> {
-        let path = format!("/v1/orders/{order}/history");
+        let path = format!("/v1/orders/{order}/history?limit=100");
         let answer = self.client.get(&path).await;
         read(format!("GET {path}"), answer)
     }

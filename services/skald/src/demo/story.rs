@@ -44,7 +44,9 @@ struct Entry {
 impl Story {
     /// Reads a history; none where it is no history.
     pub(crate) fn read(order: OrderId, end: String, history: Value) -> Option<Self> {
-        let History { items } = serde_json::from_value(history).ok()?;
+        let History { mut items } = serde_json::from_value(history).ok()?;
+        // It comes newest first.
+        items.reverse();
         let began = items.first()?.time;
         let steps = items.into_iter().map(|entry| Step {
             at_ms: super::report::millis(entry.time.since(began)),
@@ -96,10 +98,10 @@ mod tests {
     fn a_history_reads_as_steps_with_their_offsets() {
         let row = |time: &str, message: &str, topic: Option<&str>, data: Value| json!({"version": 1, "time": time, "message": message, "topic": topic, "state": "AuthorizingPayment", "data": data});
         let history = json!({"items": [
-            row("2026-11-20T10:00:00.000000Z", "saga.SagaMoved", None, json!({"input": "StockReserved", "attempt": 1})),
-            row("2026-11-20T10:00:00.000000Z", "payment.AuthorizePayment", Some("payment.commands.v1"), json!({})),
-            row("2026-11-20T10:00:00.500400Z", "saga.SagaMoved", None, json!({"input": "DeadlinePassed", "attempt": 2})),
             row("2026-11-20T10:00:02Z", "saga.SagaEnded", None, json!({"outcome": "Cancelled", "reason": "payment_timeout"})),
+            row("2026-11-20T10:00:00.500400Z", "saga.SagaMoved", None, json!({"input": "DeadlinePassed", "attempt": 2})),
+            row("2026-11-20T10:00:00.000000Z", "payment.AuthorizePayment", Some("payment.commands.v1"), json!({})),
+            row("2026-11-20T10:00:00.000000Z", "saga.SagaMoved", None, json!({"input": "StockReserved", "attempt": 1})),
         ]});
         let order = "01939f3c-0000-7000-8000-000000000000".parse().unwrap();
         let story = Story::read(order, "cancelled: payment_timeout".to_owned(), history).unwrap();

@@ -56,6 +56,9 @@ async fn an_order_is_one_trace_from_its_request_to_its_notification_confirmed_or
     println!("{}", Trace::of(&shop.receiver, &confirmed.id).drawing(true));
     let compensated = shop.ordered("tok_declined", "cancelled", COMPENSATED).await;
     assert_ne!(confirmed.id, compensated.id);
+    let found = |key: &str, value: &str| compensated.spans.iter().filter(|span| span.attribute(key) == value).count();
+    assert_eq!((found("order.outcome", "cancelled"), found("order.reason", "payment_declined")), (2, 2), "sent and processed");
+    assert_eq!(found("payment.outcome", "declined"), 3, "and the call itself");
     // Those of the registration and the login are among them.
     for span in shop.receiver.spans() {
         let mut said = span.attributes.values().chain([&span.name]);
@@ -74,7 +77,7 @@ async fn an_order_that_is_refused_at_the_door_ends_its_trace_there_and_the_answe
     let trace = Trace::whole(&shop.receiver, id, REFUSED).await;
     trace.is_sound(carrier(), "");
     let root = trace.spans.iter().find(|span| span.parent.is_empty()).unwrap();
-    assert_eq!(root.attribute("http.response.status_code"), "#409");
+    assert_eq!((root.attribute("http.response.status_code"), root.attribute("problem.code")), ("#409", "out_of_stock"));
     assert_eq!(begun_since(&shop.receiver, now), [id]);
 }
 
@@ -99,6 +102,46 @@ async fn a_deadline_is_a_span_of_its_order_s_trace_and_what_it_asks_is_under_it(
         assert_eq!((deadline.kind, trace.spans.iter().filter(asked).count()), ("INTERNAL", 1), "{}", trace.drawing(true));
     }
     assert!(!deadlines.is_empty(), "{}", trace.drawing(true));
+}
+
+#[tokio::test]
+async fn a_cancel_goes_on_in_the_order_s_trace_and_the_two_lead_to_each_other() {
+    let (home, receiver) = (home(), Receiver::start());
+    let url = receiver.url();
+    let system = System::start(home.path(), &[("SKALD_OTLP", url.as_str()), ("SKALD_PAYMENT_TIMEOUT_MS", "2000")]);
+    let product = system.admin().await.product("TEA-1", 100).await;
+    let mut ann = system.customer("ann").await;
+    let wanted = order(&product, 1, "tok_lost");
+    let placed = ann.place("k1", &wanted, 0).await;
+    let cancelled = ann.cancel(&placed.id(), "c1").await;
+    assert_eq!(cancelled.status, 202, "{cancelled:?}");
+    assert_eq!(ann.ended("k1", &wanted).await.told(), (202, "cancelled", "cancelled_by_customer"));
+    let history = ann.get(&format!("/v1/orders/{}/history", placed.id())).await;
+    system.settles().await;
+    assert!(system.stop().success());
+
+    let spans = receiver.spans();
+    let of = |id: &str| spans.iter().find(|span| span.id == id).unwrap_or_else(|| panic!("{id} is no span"));
+    let ended = spans.iter().find(|span| span.attribute("order.outcome") == "cancelled").unwrap();
+    assert_eq!(ended.attribute("order.reason"), "cancelled_by_customer");
+    let trace = Trace::of(&receiver, &ended.trace);
+    trace.is_sound("skald", "");
+    assert_eq!(trace.spans.iter().filter(|span| span.name == "POST /v1/orders").count(), 1, "{}", trace.drawing(true));
+    let mut traces: Vec<&str> =
+        history.body["items"].as_array().unwrap().iter().map(|entry| entry["trace_id"].as_str().unwrap()).collect();
+    traces.dedup();
+    assert_eq!(traces, [ended.trace.as_str()], "all of its history is in one trace");
+
+    let asked: Vec<_> = spans.iter().filter(|span| span.name == "asked order").collect();
+    let [one, other] = asked[..] else { panic!("{asked:#?}") };
+    for (one, other) in [(one, other), (other, one)] {
+        assert_eq!((one.kind, one.attribute("saga.input")), ("INTERNAL", "CancelAsked"));
+        assert_eq!(one.links, [(other.trace.clone(), other.id.clone())]);
+    }
+    let (own, requests) = if one.trace == ended.trace { (one, other) } else { (other, one) };
+    assert_eq!((own.trace.as_str(), of(&own.parent).name.as_str()), (ended.trace.as_str(), "POST /v1/orders"));
+    assert_eq!(of(&requests.parent).name, "POST /v1/orders/{id}/cancel");
+    Trace::of(&receiver, &requests.trace).is_sound("skald", "");
 }
 
 #[tokio::test]

@@ -114,6 +114,7 @@ impl TraceService for Receiver {
         for part in &request.get_ref().resource_spans {
             let resource = attributes(&part.resource.as_ref().map(|resource| resource.attributes.clone()).unwrap_or_default());
             assert_eq!(resource["service.namespace"], "skald");
+            assert_eq!((&*resource["telemetry.sdk.language"], &*resource["telemetry.sdk.name"]), ("rust", "opentelemetry"));
             let sent = part.scope_spans.iter().flat_map(|scope| &scope.spans);
             let spans = sent.map(|sent| Span::of(&resource["service.name"], sent));
             self.spans.lock().unwrap_or_else(PoisonError::into_inner).extend(spans);

@@ -12,6 +12,20 @@ function el(name, attributes, ...children) {
   return element;
 }
 
+/** A description with the marks of Markdown that ours use: code, bold, links to pages. */
+function prose(text) {
+  const marks = /`([^`]+)`|\*\*([^*]+)\*\*|\[([^\]]+)\]\(((?:https?:\/)?\/[^)\s]+)\)/g;
+  const parts = [];
+  let from = 0;
+  for (const found of (text || "").matchAll(marks)) {
+    const [whole, code, bold, link, href] = found;
+    parts.push(text.slice(from, found.index));
+    parts.push(code ? el("code", {}, code) : bold ? el("strong", {}, bold) : el("a", { href }, link));
+    from = found.index + whole.length;
+  }
+  return [...parts, (text || "").slice(from)];
+}
+
 function resolve(thing) {
   if (!thing || !thing.$ref) return thing || {};
   return thing.$ref.slice(2).split("/").reduce((at, key) => at[key.replace(/~1/g, "/").replace(/~0/g, "~")], spec);
@@ -40,7 +54,7 @@ function bounds(schema) {
 
 function about(text, schema) {
   const more = bounds(schema || {});
-  return [text || (schema && schema.description) || "", more && el("span", { class: "quiet" }, text ? ` (${more})` : more)];
+  return [prose(text || (schema && schema.description)), more && el("span", { class: "quiet" }, text ? ` (${more})` : more)];
 }
 
 function fields(schema) {
@@ -124,20 +138,20 @@ function operationOf(path, method, operation, shared) {
   const parameters = [...(shared || []), ...(operation.parameters || [])].map(resolve);
   const id = `${method}-${path}`;
   const parts = [];
-  if (operation.description) parts.push(el("p", {}, operation.description));
+  if (operation.description) parts.push(...operation.description.split(/\n\s*\n/).map((part) => el("p", {}, prose(part))));
   if (parameters.length) {
-    parts.push(el("h4", {}, "Parameters"), el("table", {}, parameters.map((parameter) => el("tr", {},
+    parts.push(el("h3", {}, "Parameters"), el("table", {}, parameters.map((parameter) => el("tr", {},
       el("td", {}, el("code", {}, parameter.name), el("span", { class: "quiet" }, ` ${parameter.in}${parameter.required ? "" : ", optional"}`)),
       el("td", {}, el("code", {}, typeOf(parameter.schema))), el("td", {}, about(parameter.description, parameter.schema))))));
   }
   const body = resolve(operation.requestBody);
-  if (body.content) parts.push(el("h4", {}, "Body"), bodyOf(body.content));
-  parts.push(el("h4", {}, "Answers"), el("table", {}, Object.entries(operation.responses || {}).map(([status, response]) => {
+  if (body.content) parts.push(el("h3", {}, "Body"), bodyOf(body.content));
+  parts.push(el("h3", {}, "Answers"), el("table", {}, Object.entries(operation.responses || {}).map(([status, response]) => {
     response = resolve(response);
-    return el("tr", {}, el("td", {}, el("code", {}, status)), el("td", {}, response.description || "", bodyOf(response.content)));
+    return el("tr", {}, el("td", {}, el("code", {}, status)), el("td", {}, prose(response.description), bodyOf(response.content)));
   })), tryIt(path, method, operation, parameters));
   return el("details", { class: "operation", id }, el("summary", {}, el("span", { class: `method ${method}` }, method.toUpperCase()),
-    el("code", {}, path), " ", el("span", { class: "quiet" }, operation.summary || "")), el("div", {}, parts));
+    el("code", {}, path), " ", el("span", { class: "quiet" }, prose(operation.summary))), el("div", {}, parts));
 }
 
 function tokenField() {
@@ -151,7 +165,7 @@ function render() {
   const main = document.getElementById("main");
   const contents = document.getElementById("contents");
   document.title = spec.info.title;
-  main.replaceChildren(el("h1", {}, spec.info.title, " ", el("small", {}, spec.info.version)), el("p", {}, spec.info.description || ""),
+  main.replaceChildren(el("h1", {}, spec.info.title, " ", el("small", {}, spec.info.version)), el("p", {}, prose(spec.info.description)),
     el("p", {}, el("a", { href: "/openapi.json" }, "openapi.json"), " · ", el("a", { href: "/health" }, "health")), tokenField());
   const groups = new Map((spec.tags || []).map((tag) => [tag.name, []]));
   for (const [path, item] of Object.entries(spec.paths)) {
@@ -163,12 +177,12 @@ function render() {
   for (const [tag, operations] of groups) {
     if (!operations.length) continue;
     main.append(el("h2", { id: `tag-${tag}` }, tag), ...operations);
-    contents.append(el("h2", {}, tag), ...operations.map((operation) => el("a", { href: `#${operation.id}` }, operation.id.replace("-", " "))));
+    contents.append(el("p", { class: "group" }, tag), ...operations.map((operation) => el("a", { href: `#${operation.id}` }, operation.id.replace("-", " "))));
   }
   main.append(el("h2", { id: "schemas" }, "Schemas"));
   for (const [name, schema] of Object.entries((spec.components || {}).schemas || {})) {
     main.append(el("details", { class: "operation", id: `schema-${name}` }, el("summary", {}, el("code", {}, name)),
-      el("div", {}, schema.description ? el("p", {}, schema.description) : null, fields(schema))));
+      el("div", {}, schema.description ? el("p", {}, prose(schema.description)) : null, fields(schema))));
   }
   reveal();
 }
