@@ -24,6 +24,7 @@ use crate::store;
 #[into_params(parameter_in = Query)]
 pub(crate) struct OrdersQuery {
     /// `pending`, `confirmed` or `cancelled`.
+    #[param(pattern = "^(pending|confirmed|cancelled)$")]
     status: Option<String>,
     #[serde(flatten)]
     #[param(ignore)]
@@ -50,6 +51,7 @@ pub(crate) async fn orders(
 #[into_params(parameter_in = Query)]
 pub(crate) struct SagasQuery {
     /// `open`, `ended` or `stuck`; all if not given.
+    #[param(pattern = "^(open|ended|stuck)$")]
     state: Option<String>,
     #[serde(flatten)]
     #[param(ignore)]
