@@ -152,7 +152,7 @@ pub(crate) async fn run(service: Service) -> ExitCode {
         }
         Err(error) => return cli::environment(&error),
     };
-    print!("{}", running.told);
+    crate::out::text(format_args!("{}", running.told));
     let told = running.process.until_told_to_stop().await;
     let code = match &told {
         Ok(()) => {

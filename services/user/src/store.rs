@@ -4,13 +4,13 @@
 
 use contract::{CustomerId, Timestamp};
 use eventlog::{Conn, Error, Log, Migration, for_update, insert_many, on, select_in};
-use kit::auth::Role;
+use kit::auth::{Role, Roles};
 use uuid::Uuid;
 
 use crate::domain::{RefreshToken, SigningKey, User};
 
 /// The schema of this service, on top of the log's.
-pub const MIGRATIONS: [Migration; 2] = [
+pub const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 100,
         name: "user",
@@ -23,9 +23,15 @@ pub const MIGRATIONS: [Migration; 2] = [
         sqlite: include_str!("../migrations/0101_turn.sqlite.sql"),
         postgres: include_str!("../migrations/0101_turn.postgres.sql"),
     },
+    Migration {
+        version: 103,
+        name: "role changes",
+        sqlite: include_str!("../migrations/0103_role_changes.sqlite.sql"),
+        postgres: include_str!("../migrations/0103_role_changes.postgres.sql"),
+    },
 ];
 
-/// Waits until no other replica makes what there may be only one of: the signing key, the first admin.
+/// Waits until no other replica does what there may be only one of: the signing key, the first admin; or takes a role from one of two last admins.
 pub(crate) async fn take_turn(conn: &mut Conn<'_>) -> Result<(), Error> {
     let lock = for_update(conn);
     Ok(on!(conn, |c| sqlx::QueryBuilder::<DB>::new("SELECT one FROM turn").push(lock).build().execute(c).await.map(drop))?)
@@ -57,6 +63,48 @@ pub(crate) async fn users(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Vec<User>
 /// Which of these addresses are taken, and by whom.
 pub(crate) async fn taken(conn: &mut Conn<'_>, emails: &[String]) -> Result<Vec<(String, Uuid)>, Error> {
     Ok(select_in!(conn, (String, Uuid), "SELECT email, id FROM users WHERE email", emails, "")?)
+}
+
+/// How many have this role.
+pub(crate) async fn count_of_role(conn: &mut Conn<'_>, role: Role) -> Result<i64, Error> {
+    Ok(on!(conn, |c| sqlx::query_scalar::<DB, i64>("SELECT COUNT(*) FROM users WHERE role = $1")
+        .bind(role.as_str())
+        .fetch_one(c)
+        .await)?)
+}
+
+/// Notes that the roles of these accounts were changed now.
+pub(crate) async fn note_roles(conn: &mut Conn<'_>, changed: &[(CustomerId, Role)], now: Timestamp) -> Result<(), Error> {
+    Ok(insert_many!(
+        conn,
+        "INSERT INTO role_changes (user_id, role, changed_us)",
+        changed,
+        |r| [r.0.0, r.1.as_str(), now.0],
+        "ON CONFLICT (user_id) DO UPDATE SET role = excluded.role, changed_us = excluded.changed_us"
+    )?)
+}
+
+/// Forgets changes of roles that no token can be older than.
+pub(crate) async fn drop_roles(conn: &mut Conn<'_>, before: Timestamp) -> Result<(), Error> {
+    on!(conn, |c| sqlx::query::<DB>("DELETE FROM role_changes WHERE changed_us <= $1")
+        .bind(before.0)
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
+}
+
+/// The accounts whose roles were changed after this, and what they may do now.
+pub(crate) async fn roles_since(log: &Log, after: Timestamp) -> Result<Roles, Error> {
+    let mut reader = log.reader().await?;
+    let select = "SELECT user_id, role FROM role_changes WHERE changed_us > $1";
+    let rows: Vec<(Uuid, String)> =
+        on!(&mut reader.conn(), |c| sqlx::query_as::<DB, (Uuid, String)>(select).bind(after.0).fetch_all(c).await)?;
+    let read = |(id, role): (Uuid, String)| {
+        let role = Role::parse(&role).ok_or_else(|| Error::Corrupt(format!("role {role}")))?;
+        Ok((CustomerId(id), role))
+    };
+    rows.into_iter().map(read).collect()
 }
 
 /// Whether anybody has this role.
@@ -138,7 +186,6 @@ pub(crate) async fn keys(conn: &mut Conn<'_>) -> Result<Vec<SigningKey>, Error> 
     })?;
     rows.into_iter()
         .map(|(kid, seed, made_us, signs_from_us, retired_us)| {
-            let seed = seed.try_into().map_err(|_| Error::Corrupt("a signing key is 32 bytes".to_owned()))?;
             let (made, signs_from, retired) = (Timestamp(made_us), signs_from_us.map(Timestamp), retired_us.map(Timestamp));
             Ok(SigningKey { kid, seed, made, signs_from, retired })
         })
@@ -155,18 +202,19 @@ pub(crate) async fn save_keys(conn: &mut Conn<'_>, before: &[SigningKey], keys: 
         conn,
         "INSERT INTO signing_keys (kid, seed, made_us, signs_from_us, retired_us)",
         keys,
-        |r| [r.kid.as_str(), r.seed.to_vec(), r.made.0, r.signs_from.map(|at| at.0), r.retired.map(|at| at.0)],
-        "ON CONFLICT (kid) DO UPDATE SET signs_from_us = excluded.signs_from_us, retired_us = excluded.retired_us"
+        |r| [r.kid.as_str(), r.seed.clone(), r.made.0, r.signs_from.map(|at| at.0), r.retired.map(|at| at.0)],
+        "ON CONFLICT (kid) DO UPDATE SET seed = excluded.seed, signs_from_us = excluded.signs_from_us, retired_us = excluded.retired_us"
     )?)
 }
 
-/// The account with this address (in lower case), as readers see it.
-pub(crate) async fn by_email(log: &Log, email: &str) -> Result<Option<User>, Error> {
+/// The account with the first of these spellings of an address that any account has, as readers see it.
+pub(crate) async fn by_email(log: &Log, spellings: &[String]) -> Result<Option<User>, Error> {
     let mut reader = log.reader().await?;
-    let select = concat!("SELECT ", user_columns!(), " FROM users WHERE email = $1");
-    let row: Option<UserRow> =
-        on!(&mut reader.conn(), |c| sqlx::query_as::<DB, UserRow>(select).bind(email).fetch_optional(c).await)?;
-    row.map(user).transpose()
+    let select = concat!("SELECT ", user_columns!(), " FROM users WHERE email");
+    let rows = select_in!(&mut reader.conn(), UserRow, select, spellings, "")?;
+    let first = |user: &User| spellings.iter().position(|spelling| *spelling == user.email);
+    let users: Vec<User> = rows.into_iter().map(user).collect::<Result<_, _>>()?;
+    Ok(users.into_iter().min_by_key(first))
 }
 
 /// The account with this id, as readers see it.

@@ -2,15 +2,19 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use argon2::{
+    Algorithm, Argon2, Params, Version,
+    password_hash::{PasswordHasher, SaltString},
+};
 use axum::{
     Router,
     body::Body,
     extract::ConnectInfo,
     http::{HeaderMap, Request, StatusCode},
 };
-use contract::{CustomerId, topics};
+use contract::{CustomerId, Meta, topics};
 use eventlog::{
-    Env, Log,
+    Env, Job, Log, Writer,
     testing::{TestClock, TestDatabase},
 };
 use http_body_util::BodyExt;
@@ -22,7 +26,11 @@ use kit::{
 use serde_json::{Value, json};
 use skald_user as user;
 use tower::ServiceExt;
-use user::{Config, Deps, FirstAdmin, MIGRATIONS};
+use user::{
+    Config, Deps, FirstAdmin, MIGRATIONS,
+    domain::User,
+    handler::{Done, Work},
+};
 
 const EMAIL: &str = "ann@example.com";
 const PASSWORD: &str = "correct horse battery";
@@ -33,6 +41,7 @@ struct House {
     verifier: Verifier,
     log: Log,
     first_admin: Option<FirstAdmin>,
+    writer: Writer<user::Handler>,
     clock: Arc<TestClock>,
     tasks: Tasks,
     database: Arc<TestDatabase>,
@@ -92,7 +101,7 @@ async fn house_seeded(
     let service = user::build(Deps { opened, tasks: tasks.clone(), metrics: metrics.clone(), config }).await?;
     let (verifier, services, health) = (service.verifier.clone(), vec![(user::NAME, service.routes)], vec![service.check]);
     let app = kit::http::app(AppConfig { title: "Skald", services, verifier: verifier.clone(), metrics, health, env });
-    Ok(House { app, verifier, log, first_admin: service.first_admin, clock, tasks, database })
+    Ok(House { app, verifier, log, first_admin: service.first_admin, writer: service.writer, clock, tasks, database })
 }
 
 impl House {
@@ -181,6 +190,49 @@ async fn an_address_has_one_account_however_it_is_written() {
 }
 
 #[tokio::test]
+async fn an_address_and_a_password_are_the_same_however_their_accents_are_composed() {
+    let house = house().await;
+    let (composed, decomposed) = ("jos\u{e9}@example.com", "jose\u{301}@EXAMPLE.com");
+    let password = |accent: &str| format!("caf{accent} au lait, s'il");
+    let account = |email: &str, password: String| json!({"email": email, "password": password, "name": "Jose\u{301} "});
+    let made = house.post("/v1/register", account(decomposed, password("e\u{301}"))).await;
+    assert_eq!((made.text("email"), made.text("name")), (composed.to_owned(), "Jos\u{e9}".to_owned()));
+    house.post("/v1/register", account(composed, password("\u{e9}"))).await.is_problem(409, "email_taken");
+    for email in [composed, decomposed] {
+        for accent in ["\u{e9}", "e\u{301}"] {
+            assert_eq!(house.login(email, &password(accent)).await.status, StatusCode::OK, "{email} {accent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_hides_in_an_address_a_name_or_a_password() {
+    let house = house().await;
+    for hidden in ["\u{200b}", "\u{2060}", "\u{202e}", "\u{ad}", "\u{7}"] {
+        let body = json!({"email": format!("an{hidden}n@example.com"), "password": format!("{PASSWORD}{hidden}"), "name": format!("A{hidden}nn")});
+        assert_eq!(house.post("/v1/register", body).await.wrong_fields(), ["email", "password", "name"], "{hidden:?}");
+    }
+    let nothing = json!({"email": EMAIL, "password": PASSWORD, "name": "\u{3164}\u{200d}"});
+    assert_eq!(house.post("/v1/register", nothing).await.wrong_fields(), ["name"]);
+}
+
+/// Accounts from before addresses and passwords were composed.
+#[tokio::test]
+async fn an_account_that_is_kept_as_it_was_typed_is_found_by_any_spelling_and_holds_its_address() {
+    let house = house().await;
+    let (composed, decomposed, hidden) = ("jos\u{e9}@example.com", "jose\u{301}@example.com", "an\u{200b}n@example.com");
+    let password = "caf\u{65}\u{301} au lait, s'il";
+    for email in [decomposed, hidden] {
+        house.keep(email, password).await;
+    }
+    for email in [composed, decomposed, hidden] {
+        assert_eq!(house.login(email, password).await.status, StatusCode::OK, "{email:?}");
+    }
+    house.register(composed).await.is_problem(409, "email_taken");
+    house.login("ann@example.com", password).await.is_problem(401, "invalid_credentials");
+}
+
+#[tokio::test]
 async fn of_many_registrations_of_one_address_at_once_one_wins() {
     let house = house().await;
     let answers = futures(20, |_| house.register(EMAIL)).await;
@@ -244,6 +296,24 @@ async fn a_hundred_failed_logins_from_an_address_make_it_wait_and_no_other() {
     assert!(answers.iter().all(|answer| answer.status == StatusCode::UNAUTHORIZED));
     house.login_from(EMAIL, PASSWORD, [10, 0, 0, 1]).await.is_problem(429, "too_many_logins");
     assert_eq!(house.login_from(EMAIL, PASSWORD, [10, 0, 0, 2]).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_address_registers_so_often_and_then_waits_and_no_other_does() {
+    let house = house_of(Config { registrations_per_address: 3, ..cheap() }).await;
+    let register = |number: usize, address| {
+        let account = json!({"email": format!("ann{number}@example.com"), "password": PASSWORD, "name": "Ann"}).to_string();
+        let request = Request::post("/v1/register").header("content-type", "application/json").body(Body::from(account)).unwrap();
+        house.send(request, address)
+    };
+    for number in 0..3 {
+        assert_eq!(register(number, [1, 2, 3, 4]).await.status, StatusCode::CREATED);
+    }
+    let limited = register(3, [1, 2, 3, 4]).await;
+    limited.is_problem(429, "too_many_registrations");
+    assert_eq!(limited.headers["retry-after"], "900");
+    assert_eq!(register(3, [1, 2, 3, 5]).await.status, StatusCode::CREATED);
+    assert_eq!(house.login_from("ann0@example.com", PASSWORD, [1, 2, 3, 4]).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -468,6 +538,103 @@ async fn the_first_admin_may_come_from_the_configuration() {
 }
 
 #[tokio::test]
+async fn an_admin_gives_and_takes_roles_and_tokens_of_the_old_one_are_refused() {
+    let house = house_of(Config { admin_password: Some(Secret(PASSWORD.to_owned())), ..cheap() }).await;
+    let admin = house.login("admin@localhost", PASSWORD).await.text("access_token");
+    let ann = house.register(EMAIL).await.text("id");
+    let of_ann = house.login(EMAIL, PASSWORD).await;
+    let path = format!("/v1/users/{ann}/role");
+    let give = async |token: &str, path: &str, role: &str, reason: &str| {
+        house.call("PATCH", path, Some(token), Some(json!({"role": role, "reason": reason}))).await
+    };
+    give(&of_ann.text("access_token"), &path, "admin", "I want to").await.is_problem(403, "forbidden");
+    assert_eq!(house.call("GET", "/v1/users?email=ANN@example.com", Some(&admin), None).await.text("id"), ann);
+    for (role, reason) in [("operator", " "), ("operator", "\u{200b}"), ("king", "why not")] {
+        assert_eq!(give(&admin, &path, role, reason).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+    }
+    give(&admin, &format!("/v1/users/{}/role", CustomerId(uuid::Uuid::nil())), "operator", "helps")
+        .await
+        .is_problem(404, "not_found");
+
+    assert_eq!(give(&admin, &path, "operator", "joins the support team").await.text("role"), "operator");
+    house.call("GET", "/v1/profile", Some(&of_ann.text("access_token")), None).await.is_problem(401, "unauthorized");
+    let fresh = house.refresh(&of_ann.text("refresh_token")).await.text("access_token");
+    assert_eq!(house.verifier.verify(&fresh).unwrap().role, Role::Operator);
+    let newest = house.log.stream(&format!("user-{ann}"), 1).await.unwrap().last().cloned().unwrap();
+    assert_eq!(newest.kind, "user.RoleChanged");
+    assert!(newest.data.contains(r#""from":"customer","to":"operator","reason":"joins the support team""#), "{}", newest.data);
+    assert!(newest.meta.actor.as_deref().is_some_and(|actor| actor.starts_with("admin:")));
+    assert_eq!(house.call("GET", "/.well-known/jwks.json", None, None).await.json()["roles"][&ann], "operator");
+
+    assert_eq!(give(&admin, &path, "customer", "left us").await.text("role"), "customer");
+    house.call("GET", "/v1/profile", Some(&fresh), None).await.is_problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn the_last_admin_can_t_lose_it_also_when_two_are_taken_away_at_once() {
+    let house = house_of(Config { admin_password: Some(Secret(PASSWORD.to_owned())), ..cheap() }).await;
+    let admin = house.login("admin@localhost", PASSWORD).await.text("access_token");
+    let me = house.call("GET", "/v1/profile", Some(&admin), None).await.text("id");
+    let take = |id: String| {
+        let (house, admin) = (&house, &admin);
+        async move {
+            let body = json!({"role": "customer", "reason": "left us"});
+            house.call("PATCH", &format!("/v1/users/{id}/role"), Some(admin), Some(body)).await
+        }
+    };
+    take(me.clone()).await.is_problem(409, "last_admin");
+    let ann = house.register(EMAIL).await.text("id");
+    let body = json!({"role": "admin", "reason": "takes over"});
+    assert_eq!(house.call("PATCH", &format!("/v1/users/{ann}/role"), Some(&admin), Some(body)).await.status, StatusCode::OK);
+    let (one, other) = futures_util::future::join(take(me), take(ann)).await;
+    let codes = [one.status.as_u16(), other.status.as_u16()];
+    assert!(codes == [200, 409] || codes == [409, 200] || codes == [200, 401], "{codes:?}");
+}
+
+/// Another replica learns of it from the database.
+#[tokio::test]
+async fn a_role_that_was_taken_away_is_known_to_other_replicas_within_a_minute() {
+    let (clock, database) = (TestClock::start(), Arc::new(TestDatabase::fresh().await));
+    let config = || Config { admin_password: Some(Secret(PASSWORD.to_owned())), ..cheap() };
+    let one = house_seeded(database.clone(), clock.clone(), config(), 2).await.unwrap();
+    let other = house_seeded(database.clone(), clock.clone(), config(), 3).await.unwrap();
+    let admin = one.login("admin@localhost", PASSWORD).await.text("access_token");
+    let ann = one.register(EMAIL).await.text("id");
+    let of_ann = one.login(EMAIL, PASSWORD).await.text("access_token");
+    assert_eq!(other.call("GET", "/v1/profile", Some(&of_ann), None).await.status, StatusCode::OK);
+    let body = json!({"role": "operator", "reason": "helps"});
+    assert_eq!(one.call("PATCH", &format!("/v1/users/{ann}/role"), Some(&admin), Some(body)).await.status, StatusCode::OK);
+    let refused = async {
+        while other.call("GET", "/v1/profile", Some(&of_ann), None).await.status != StatusCode::UNAUTHORIZED {
+            clock.advance(Duration::from_millis(50));
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, refused).await.expect("it takes note");
+    assert!(one.tasks.stop(SOON).await && other.tasks.stop(SOON).await);
+}
+
+#[tokio::test]
+async fn signing_keys_that_lay_open_are_encrypted_once_there_is_a_key_file_and_need_it_from_then_on() {
+    let clock = TestClock::start();
+    let with = |text: Option<&str>| Config { signing_key_file: text.map(|text| Secret(text.to_owned())), ..cheap() };
+    let house = house_in(TestDatabase::fresh().await, clock.clone(), with(None)).await.unwrap();
+    house.register(EMAIL).await;
+    let token = house.login(EMAIL, PASSWORD).await.text("access_token");
+    let database = house.database.clone();
+    assert!(house.tasks.stop(SOON).await);
+    for (seed, file) in [(2, "one key file"), (3, "one key file")] {
+        let again = house_seeded(database.clone(), clock.clone(), with(Some(file)), seed).await.unwrap();
+        assert_eq!(again.call("GET", "/v1/profile", Some(&token), None).await.status, StatusCode::OK, "the same keys");
+        assert!(again.tasks.stop(SOON).await);
+    }
+    for (seed, file, said) in [(4, None, "--signing-key-file"), (5, Some("another key file"), "another file")] {
+        let refused = house_seeded(database.clone(), clock.clone(), with(file), seed).await;
+        assert!(matches!(refused, Err(user::Error::Seeds(why)) if why.contains(said)), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn an_account_that_is_gone_has_no_profile() {
     let house = house().await;
     let other = house_of(cheap()).await;
@@ -498,12 +665,26 @@ async fn the_service_is_healthy_counts_logins_and_documents_every_route() {
         ("/v1/profile", "get"),
         ("/v1/profile", "patch"),
         ("/.well-known/jwks.json", "get"),
+        ("/v1/users", "get"),
+        ("/v1/users/{id}/role", "patch"),
     ] {
         assert!(document["paths"][path][method]["summary"].is_string(), "{method} {path}");
     }
 }
 
 impl House {
+    /// Keeps an account as it was kept before text was composed.
+    async fn keep(&self, email: &str, password: &str) {
+        let salt = SaltString::encode_b64(&[7; 16]).unwrap();
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8, 1, 1, None).unwrap());
+        let hash = argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string();
+        let id = CustomerId(self.log.env().id());
+        let (email, name) = (email.to_owned(), "Ann".to_owned());
+        let user = User { id, version: 0, email, name, password: hash, role: Role::Customer, registered: self.log.env().now() };
+        let job = Job { work: Work::Register(Box::new(user)), meta: Meta::default() };
+        assert!(matches!(self.writer.submit(job).await.unwrap(), Done::User(_)));
+    }
+
     async fn login_from_owned(&self, email: String, address: [u8; 4]) -> Answered {
         self.login_from(&email, "not the password", address).await
     }
