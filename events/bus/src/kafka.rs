@@ -25,7 +25,7 @@ use rdkafka::{
 
 pub use flow::{Flow, Publish, Report};
 pub use group::{Group, Spawn};
-pub use locate::{Place, locate};
+pub use locate::{Locator, Place};
 pub use partition::{Buffer, Look, Partition, Places, begin_at, incoming};
 pub use relay::{Ended, LEASE, published_by, relay, whole};
 pub use topics::{Difference, TopicsError, apply, check};

@@ -127,6 +127,7 @@ impl Telemetry {
     }
 
     /// Sends what is left, for some seconds at most; the last thing that a process does.
+    #[expect(clippy::disallowed_methods, reason = "once a service, at the end of the process")]
     pub async fn stop(self: Arc<Self>) {
         let stopping: Vec<_> = (0..self.services.len())
             .map(|index| {

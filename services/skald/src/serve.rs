@@ -7,7 +7,7 @@ use std::{fmt::Debug, fs::File, net::SocketAddr, process::ExitCode, sync::Arc, t
 
 use bus::{
     Consumer,
-    kafka::{self, Group, Health, Kafka, Spawn},
+    kafka::{self, Group, Health, Kafka, Locator, Spawn},
 };
 use clap::Subcommand;
 use contract::topics::TOPICS;
@@ -196,8 +196,11 @@ async fn start(service: Service, start: Start) -> Result<Running, Error> {
             let (house, opened) = start.open(Name::Order).await?;
             let Process { env, tasks, .. } = &house.process;
             let stock = Stock::grpc(&stock_check, config.stock_check_timeout(), env.clone(), tasks);
-            let (kafka, own) = (Kafka::new(house.start.kafka.clone()), env.clone());
-            let locate: order::Locate = Arc::new(move |rows| Box::pin(kafka::locate(kafka.clone(), rows, own.clone())));
+            let locator = Locator::new(Kafka::new(house.start.kafka.clone()), env.clone());
+            let locate: order::Locate = Arc::new(move |rows| {
+                let locator = locator.clone();
+                Box::pin(async move { locator.locate(rows).await })
+            });
             let order = assemble::order(&house.process, opened, stock, Some(locate), config.clone());
             house.serve_with(keys, order.handler, order.writer, order.routes, &config).await
         }

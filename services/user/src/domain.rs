@@ -24,7 +24,14 @@ pub struct User {
     pub password: String,
     pub role: Role,
     pub registered: Timestamp,
+    /// How often all of its sessions were ended: by another password, or by logging out everywhere.
+    pub sessions_ended: i64,
 }
+
+/// What the right password proves: that the account's owner is here. It holds until all sessions are ended, so that they end as well
+/// what is under way between a check and what is done upon it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof(i64);
 
 /// Why an account was not made or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +46,8 @@ pub enum Refusal {
     AdminExists,
     /// Nobody else could give roles any more.
     LastAdmin,
+    /// All sessions of the account were ended since its password was checked.
+    SessionsEnded,
 }
 
 /// What is to be different about an account; `None` stays as it is.
@@ -48,6 +57,8 @@ pub struct Change {
     pub email: Option<String>,
     /// The new hash.
     pub password: Option<String>,
+    /// That the owner asks. Another address or password needs it.
+    pub proof: Option<Proof>,
 }
 
 impl User {
@@ -63,11 +74,35 @@ impl User {
         Ok((Self { version: 1, ..self }, event.into()))
     }
 
-    /// Decides a change; `None` if nothing would be different.
+    /// What the right password of the account, as it is here, proves.
+    pub fn proof(&self) -> Proof {
+        Proof(self.sessions_ended)
+    }
+
+    /// Decides whether a proof still holds.
     ///
     /// # Errors
-    /// [`Refusal::EmailTaken`].
+    /// [`Refusal::SessionsEnded`].
+    pub fn admits(&self, proof: Proof) -> Result<(), Refusal> {
+        if proof == self.proof() { Ok(()) } else { Err(Refusal::SessionsEnded) }
+    }
+
+    /// Ends all sessions, and what was proved before.
+    #[must_use]
+    pub fn with_sessions_ended(self) -> Self {
+        Self { sessions_ended: self.sessions_ended + 1, ..self }
+    }
+
+    /// Decides a change; `None` if nothing would be different. Another password ends all sessions.
+    ///
+    /// # Errors
+    /// [`Refusal::EmailTaken`]; [`Refusal::SessionsEnded`], also where a proof is missing.
     pub fn change(&self, change: Change, is_taken: bool) -> Result<Option<(Self, Event)>, Refusal> {
+        let needs_proof = change.email.is_some() || change.password.is_some();
+        if needs_proof && change.proof != Some(self.proof()) {
+            return Err(Refusal::SessionsEnded);
+        }
+        let has_password = change.password.is_some();
         let mut changed = self.clone();
         changed.name = change.name.unwrap_or(changed.name);
         changed.email = change.email.unwrap_or(changed.email);
@@ -79,6 +114,7 @@ impl User {
             return Err(Refusal::EmailTaken);
         }
         changed.version += 1;
+        let changed = if has_password { changed.with_sessions_ended() } else { changed };
         Ok(Some((changed, ProfileChanged { user_id: self.id }.into())))
     }
 }
@@ -257,7 +293,7 @@ mod tests {
         let text = |text: &str| text.to_owned();
         let id = CustomerId(Uuid::from_u128(1));
         let (email, name, password) = (text("a@b.c"), text("A"), text("hash"));
-        User { id, version: 0, email, name, password, role: Role::Customer, registered: NOW }
+        User { id, version: 0, email, name, password, role: Role::Customer, registered: NOW, sessions_ended: 0 }
     }
 
     #[test]
@@ -278,7 +314,7 @@ mod tests {
 
     #[test]
     fn an_address_changes_only_to_a_free_one() {
-        let to = |email: &str| Change { email: Some(email.to_owned()), ..Change::default() };
+        let to = |email: &str| Change { email: Some(email.to_owned()), proof: Some(user().proof()), ..Change::default() };
         assert_eq!(user().change(to("x@b.c"), true), Err(Refusal::EmailTaken));
         assert_eq!(user().change(to("a@b.c"), true), Ok(None), "it is taken by oneself");
         let renamed = Change { name: Some("B".to_owned()), ..to("a@b.c") };
@@ -294,6 +330,27 @@ mod tests {
         let (changed, event) = to(Role::Operator, 2).unwrap().unwrap();
         assert_eq!((changed.role, changed.version), (Role::Operator, admin.version + 1));
         assert!(event.encode().data.contains(r#""from":"admin","to":"operator","reason":"left us""#), "{}", event.encode().data);
+    }
+
+    #[test]
+    fn another_password_ends_what_was_proved_by_the_one_before() {
+        let proof = user().proof();
+        let to = |password: &str| Change { password: Some(password.to_owned()), proof: Some(proof), ..Change::default() };
+        assert_eq!(user().admits(proof), Ok(()));
+        let (changed, _) = user().change(to("other"), false).unwrap().unwrap();
+        assert_eq!(changed.admits(proof), Err(Refusal::SessionsEnded));
+        assert_eq!(changed.change(to("third"), false), Err(Refusal::SessionsEnded));
+        assert_eq!(changed.admits(changed.proof()), Ok(()));
+        assert_eq!(user().with_sessions_ended().admits(proof), Err(Refusal::SessionsEnded), "so does logging out everywhere");
+    }
+
+    #[test]
+    fn another_address_or_password_needs_a_proof_and_another_name_none() {
+        let text = || Some("other@b.c".to_owned());
+        for change in [Change { email: text(), ..Change::default() }, Change { password: text(), ..Change::default() }] {
+            assert_eq!(user().change(change, false), Err(Refusal::SessionsEnded));
+        }
+        assert!(user().change(Change { name: text(), ..Change::default() }, false).unwrap().is_some());
     }
 
     #[test]

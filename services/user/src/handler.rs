@@ -13,7 +13,7 @@ use kit::auth::Role;
 use uuid::Uuid;
 
 use crate::{
-    domain::{self, Change, RefreshToken, Refusal, Shown, SigningKey, User},
+    domain::{self, Change, Proof, RefreshToken, Refusal, Shown, SigningKey, User},
     store,
 };
 
@@ -32,8 +32,8 @@ pub enum Work {
         role: Role,
         reason: String,
     },
-    /// Keep the refresh token of a login.
-    Issue(RefreshToken),
+    /// Open a session: keep the refresh token of a login, if what its password proved still holds.
+    Issue(Proof, RefreshToken),
     /// Use a refresh token, and keep the one that takes its place.
     Rotate {
         shown: TokenHash,
@@ -146,7 +146,9 @@ impl Batch {
                 }
                 Work::Rotate { shown, .. } | Work::Revoke(shown) => drop(hashes.insert(shown.to_vec())),
                 Work::Keys { .. } | Work::Seal(_) => has_keys = true,
-                Work::Issue(_) | Work::RevokeAll(_) | Work::Sweep { .. } => {}
+                Work::Issue(_, token) => drop(ids.insert(token.user_id.0)),
+                Work::RevokeAll(id) => drop(ids.insert(id.0)),
+                Work::Sweep { .. } => {}
             }
         }
         let now = unit.now();
@@ -155,10 +157,12 @@ impl Batch {
             store::take_turn(conn).await?;
         }
         let hashes: Vec<Vec<u8>> = hashes.into_iter().collect();
-        let tokens = store::tokens(conn, &hashes).await?;
-        ids.extend(tokens.iter().map(|token| token.user_id.0));
+        // The account's lock comes before those of its tokens: whoever has it is alone with all its sessions, also with those that
+        // another replica is just opening, and nobody waits crosswise.
+        ids.extend(store::owners(conn, &hashes).await?);
         let ids: Vec<Uuid> = ids.into_iter().collect();
         let users = store::users(conn, &ids).await?;
+        let tokens = store::tokens(conn, &hashes).await?;
         let emails: Vec<String> = emails.into_iter().collect();
         let taken = store::taken(conn, &emails).await?;
         Ok(Self {
@@ -190,16 +194,17 @@ impl Batch {
                 }
             }
             Work::Change(id, change) => self.change(unit, *id, change, meta),
-            Work::Issue(token) => {
-                self.keep(token.clone());
-                Done::Nothing
-            }
+            Work::Issue(proof, token) => self.issue(*proof, token),
             Work::Rotate { shown, next, holds } => self.rotate(shown, *next, *holds),
             Work::Revoke(shown) => {
                 self.ended_families.extend(self.tokens.get(shown).map(|token| token.family));
                 Done::Nothing
             }
             Work::RevokeAll(id) => {
+                if let Some(user) = self.users.remove(id) {
+                    self.users.insert(*id, user.with_sessions_ended());
+                    self.changed_users.insert(*id);
+                }
                 self.ended_users.insert(*id);
                 Done::Nothing
             }
@@ -279,6 +284,17 @@ impl Batch {
         self.changed_users.insert(user.id);
         self.users.insert(user.id, user.clone());
         Done::User(Box::new(user))
+    }
+
+    fn issue(&mut self, proof: Proof, token: &RefreshToken) -> Done {
+        let Some(user) = self.users.get(&token.user_id).cloned() else { return Done::Refused(Refusal::UnknownUser) };
+        match user.admits(proof) {
+            Ok(()) => {
+                self.keep(token.clone());
+                Done::User(Box::new(user))
+            }
+            Err(refusal) => Done::Refused(refusal),
+        }
     }
 
     fn rotate(&mut self, shown: &TokenHash, next: TokenHash, holds: Duration) -> Done {

@@ -81,6 +81,10 @@ fn refused(refusal: Refusal) -> Problem {
             Problem::conflict("last_admin", "nobody else could give roles any more: make somebody else an admin first")
         }
         Refusal::AdminExists => Problem::conflict("admin_exists", "there is an admin already"),
+        Refusal::SessionsEnded => {
+            let detail = "the password was changed, or all sessions were ended, while this was under way: nothing was done";
+            Problem::conflict("sessions_ended", detail)
+        }
     }
 }
 
@@ -208,7 +212,7 @@ pub(crate) fn new_user(id: CustomerId, email: &str, password: &str, name: &str, 
     fields.check("password", domain::password(password));
     let name = fields.check("name", domain::name(name));
     fields.done()?;
-    Ok(User { id, version: 0, email, name, password: String::new(), role, registered: Timestamp::default() })
+    Ok(User { id, version: 0, email, name, password: String::new(), role, registered: Timestamp::default(), sessions_ended: 0 })
 }
 
 impl Desk {
@@ -296,6 +300,7 @@ async fn register(
 /// Gives an access token and a refresh token for an address and a password.
 #[utoipa::path(post, path = "/v1/login", request_body = Credentials, responses(
     (status = 200, body = Tokens), (status = 401, description = "`invalid_credentials`"),
+    (status = 409, description = "`sessions_ended`: the password was changed, or all sessions were ended, meanwhile"),
     (status = 429, description = "`too_many_logins`: more than 10 failed for the account or 100 from the address in 15 minutes")))]
 async fn login(
     State(desk): Shared,
@@ -308,12 +313,13 @@ async fn login(
         let detail = "no account has this e-mail address and password";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "invalid_credentials", detail));
     };
-    desk.count("succeeded");
     let refresh_token = secret_text();
     let (hash, family) = (token_hash(&refresh_token), desk.writer.log().env().id());
     let expires = desk.now().plus(desk.config.refresh_token());
     let kept = RefreshToken { hash, family, user_id: user.id, expires, used: false };
-    desk.request(Work::Issue(kept), None, trace).await?;
+    let opened = desk.request_user(Work::Issue(user.proof(), kept), None, trace).await;
+    desk.count(if opened.is_ok() { "succeeded" } else { "failed" });
+    let user = opened?;
     Ok(desk.tokens(&user, refresh_token))
 }
 
@@ -358,7 +364,8 @@ async fn read_profile(State(desk): Shared, caller: Caller) -> ApiResult<Json<Pro
 
 /// Changes the caller's account; what is not named stays as it is.
 #[utoipa::path(patch, path = "/v1/profile", request_body = ProfileChange, responses(
-    (status = 200, body = Profile), (status = 409, description = "`email_taken`"), (status = 422, description = "`invalid`"),
+    (status = 200, body = Profile), (status = 409, description = "`email_taken`, `sessions_ended`"),
+    (status = 422, description = "`invalid`"),
     (status = 429, description = "`too_many_logins`: a wrong `current_password` counts as a failed login")),
     security(("bearer" = [])))]
 async fn change_profile(
@@ -376,17 +383,21 @@ async fn change_profile(
         fields.check("current_password", Err::<(), _>("is needed to change the address or the password".to_owned()));
     }
     fields.done()?;
-    if let (true, Some(current)) = (email.is_some() || password.is_some(), current_password) {
-        let user = store::by_id(desk.writer.log(), caller.id).await?.ok_or_else(Problem::not_found)?;
-        if desk.authenticate(&user.email, current, address).await?.is_none() {
-            return Err(Problem::invalid("current_password", "is not your password"));
+    let proof = match current_password.filter(|_| email.is_some() || password.is_some()) {
+        Some(current) => {
+            let user = store::by_id(desk.writer.log(), caller.id).await?.ok_or_else(Problem::not_found)?;
+            match desk.authenticate(&user.email, current, address).await?.filter(|owner| owner.id == caller.id) {
+                Some(owner) => Some(owner.proof()),
+                None => return Err(Problem::invalid("current_password", "is not your password")),
+            }
         }
-    }
+        None => None,
+    };
     let password = match password {
         Some(password) => Some(desk.passwords.hash(password).await?),
         None => None,
     };
-    let work = Work::Change(caller.id, Change { name, email, password });
+    let work = Work::Change(caller.id, Change { name, email, password, proof });
     Ok(Json(desk.request_user(work, Some(caller.actor()), trace).await?.into()))
 }
 

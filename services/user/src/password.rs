@@ -12,7 +12,7 @@ use argon2::{
     password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
 };
 use kit::{http::Problem, text};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
 
@@ -29,16 +29,16 @@ pub(crate) struct Passwords {
 
 struct Inner {
     argon2: Argon2<'static>,
-    hashers: Semaphore,
+    hashers: Arc<Semaphore>,
     waiting: AtomicUsize,
     /// The hash of nothing that anybody knows: an unknown account is checked against it, so that it takes as long as a known one.
     decoy: String,
 }
 
-/// Leave to hash.
-pub(crate) struct Turn<'a> {
-    passwords: &'a Passwords,
-    _permit: SemaphorePermit<'a>,
+/// Leave to hash once.
+pub(crate) struct Turn {
+    inner: Arc<Inner>,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Passwords {
@@ -48,7 +48,7 @@ impl Passwords {
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let hashers = config.hashers();
         let decoy = hash(&argon2, &secret_text());
-        let (hashers, waiting) = (Semaphore::new(hashers), AtomicUsize::new(0));
+        let (hashers, waiting) = (Arc::new(Semaphore::new(hashers)), AtomicUsize::new(0));
         Self { inner: Arc::new(Inner { argon2, hashers, waiting, decoy }) }
     }
 
@@ -56,13 +56,13 @@ impl Passwords {
     ///
     /// # Errors
     /// 503 when too many wait already.
-    pub(crate) async fn turn(&self) -> Result<Turn<'_>, Problem> {
+    pub(crate) async fn turn(&self) -> Result<Turn, Problem> {
         let waiting = Waiting::new(&self.inner.waiting);
         if waiting.before >= WAITING_MAX {
             return Err(Problem::unavailable("too many passwords wait to be checked; nothing was changed").coded("overloaded"));
         }
-        let permit = self.inner.hashers.acquire().await.map_err(|_| Problem::internal())?;
-        Ok(Turn { passwords: self, _permit: permit })
+        let permit = self.inner.hashers.clone().acquire_owned().await.map_err(|_| Problem::internal())?;
+        Ok(Turn { inner: self.inner.clone(), permit })
     }
 
     /// The hash of a password, as it is kept.
@@ -78,25 +78,40 @@ impl Passwords {
     /// # Errors
     /// 503 when too many wait already.
     pub(crate) async fn hash_with(&self, password: String, kept: impl Send + 'static) -> Result<String, Problem> {
-        let _turn = self.turn().await?;
-        let inner = self.inner.clone();
-        blocking(move || {
-            let hash = hash(&inner.argon2, &text::composed(&password));
-            drop(kept);
-            hash
-        })
-        .await
+        self.turn()
+            .await?
+            .work(move |inner| {
+                let hash = hash(&inner.argon2, &text::composed(&password));
+                drop(kept);
+                hash
+            })
+            .await
     }
 }
 
-impl Turn<'_> {
+impl Turn {
+    /// Works off the async threads. Nothing stops a hash that has begun: it goes on when the client has hung up and nobody waits for it,
+    /// so the permit is the work's and not the request's.
+    #[expect(clippy::disallowed_methods, reason = "as many at once as there are hashers: the permit goes in")]
+    async fn work<T: Send + 'static>(self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> Result<T, Problem> {
+        let Self { inner, permit } = self;
+        let worked = tokio::task::spawn_blocking(move || {
+            let done = work(&inner);
+            drop(permit);
+            done
+        });
+        worked.await.map_err(|error| {
+            tracing::error!(%error, "hashing a password failed");
+            Problem::internal()
+        })
+    }
+
     /// Whether this is the password of that hash; without a hash it takes as long, and is not.
     ///
     /// # Errors
     /// 500 if the hasher broke.
-    pub(crate) async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Problem> {
-        let inner = self.passwords.inner.clone();
-        blocking(move || {
+    pub(crate) async fn verify(self, password: String, hash: Option<String>) -> Result<bool, Problem> {
+        self.work(move |inner| {
             let is_known = hash.is_some();
             let hash = hash.unwrap_or_else(|| inner.decoy.clone());
             let is_right = PasswordHash::new(&hash).is_ok_and(|hash| {
@@ -109,13 +124,6 @@ impl Turn<'_> {
         })
         .await
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        tracing::error!(%error, "hashing a password failed");
-        Problem::internal()
-    })
 }
 
 fn hash(argon2: &Argon2<'_>, password: &str) -> String {
@@ -153,6 +161,8 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -162,11 +172,30 @@ mod tests {
             (passwords.hash("correct horse".into()).await.unwrap(), passwords.hash("correct horse".into()).await.unwrap());
         assert_ne!(one, other, "salted");
         assert!(one.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{one}");
+        let verify = async |password: &str, hash: Option<&str>| {
+            passwords.turn().await.unwrap().verify(password.to_owned(), hash.map(str::to_owned)).await.unwrap()
+        };
+        assert!(verify("correct horse", Some(&one)).await);
+        assert!(!verify("wrong horse", Some(&one)).await);
+        assert!(!verify("correct horse", None).await);
+        assert!(!verify("correct horse", Some("no hash")).await);
+    }
+
+    #[tokio::test]
+    async fn a_hasher_is_taken_until_its_work_is_done_whoever_has_hung_up() {
+        let config = Config { password_hashers: std::num::NonZeroU32::new(1), ..Config::default().with_cheap_passwords() };
+        let passwords = Passwords::new(&config);
+        let (go, gone) = std::sync::mpsc::channel::<()>();
         let turn = passwords.turn().await.unwrap();
-        assert!(turn.verify("correct horse".into(), Some(one.clone())).await.unwrap());
-        assert!(!turn.verify("wrong horse".into(), Some(one)).await.unwrap());
-        assert!(!turn.verify("correct horse".into(), None).await.unwrap());
-        assert!(!turn.verify("correct horse".into(), Some("no hash".into())).await.unwrap());
+        let request = turn.work(move |_| gone.recv());
+        assert!(request.now_or_never().is_none(), "the client hangs up while the hasher works");
+        assert!(passwords.turn().now_or_never().is_none(), "another one would work beside it");
+        go.send(()).unwrap();
+        assert!(passwords.turn().await.is_ok());
+
+        let panics = passwords.turn().await.unwrap().work(|_| panic!("a broken hasher"));
+        assert!(panics.await.is_err());
+        assert!(passwords.turn().await.is_ok(), "one that broke is free again");
     }
 
     #[test]

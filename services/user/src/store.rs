@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::domain::{RefreshToken, SigningKey, User};
 
 /// The schema of this service, on top of the log's.
-pub const MIGRATIONS: [Migration; 3] = [
+pub const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 100,
         name: "user",
@@ -22,6 +22,12 @@ pub const MIGRATIONS: [Migration; 3] = [
         name: "turn",
         sqlite: include_str!("../migrations/0101_turn.sqlite.sql"),
         postgres: include_str!("../migrations/0101_turn.postgres.sql"),
+    },
+    Migration {
+        version: 102,
+        name: "sessions_ended",
+        sqlite: include_str!("../migrations/0102_sessions_ended.sqlite.sql"),
+        postgres: include_str!("../migrations/0102_sessions_ended.postgres.sql"),
     },
     Migration {
         version: 103,
@@ -37,19 +43,20 @@ pub(crate) async fn take_turn(conn: &mut Conn<'_>) -> Result<(), Error> {
     Ok(on!(conn, |c| sqlx::QueryBuilder::<DB>::new("SELECT one FROM turn").push(lock).build().execute(c).await.map(drop))?)
 }
 
-type UserRow = (Uuid, i64, String, String, String, String, i64);
+type UserRow = (Uuid, i64, String, String, String, String, i64, i64);
 
 /// The columns of a [`UserRow`].
 macro_rules! user_columns {
     () => {
-        "id, version, email, name, password, role, registered_us"
+        "id, version, email, name, password, role, registered_us, sessions_ended"
     };
 }
 
 fn user(row: UserRow) -> Result<User, Error> {
-    let (id, version, email, name, password, role, registered_us) = row;
+    let (id, version, email, name, password, role, registered_us, sessions_ended) = row;
     let role = Role::parse(&role).ok_or_else(|| Error::Corrupt(format!("role {role}")))?;
-    Ok(User { id: CustomerId(id), version, email, name, password, role, registered: Timestamp(registered_us) })
+    let (id, registered) = (CustomerId(id), Timestamp(registered_us));
+    Ok(User { id, version, email, name, password, role, registered, sessions_ended })
 }
 
 /// Accounts by id, to be changed; `ids` are sorted.
@@ -121,13 +128,28 @@ pub(crate) async fn save_users(conn: &mut Conn<'_>, users: &[User]) -> Result<()
         conn,
         concat!("INSERT INTO users (", user_columns!(), ")"),
         users,
-        |r| [r.id.0, r.version, r.email.as_str(), r.name.as_str(), r.password.as_str(), r.role.as_str(), r.registered.0],
+        |r| [
+            r.id.0,
+            r.version,
+            r.email.as_str(),
+            r.name.as_str(),
+            r.password.as_str(),
+            r.role.as_str(),
+            r.registered.0,
+            r.sessions_ended
+        ],
         "ON CONFLICT (id) DO UPDATE SET version = excluded.version, email = excluded.email, name = excluded.name, \
-         password = excluded.password, role = excluded.role"
+         password = excluded.password, role = excluded.role, sessions_ended = excluded.sessions_ended"
     )?)
 }
 
 type TokenRow = (Vec<u8>, Uuid, Uuid, i64, i64);
+
+/// Whose these refresh tokens are, which never changes; locks nothing.
+pub(crate) async fn owners(conn: &mut Conn<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Uuid>, Error> {
+    let rows = select_in!(conn, (Uuid,), "SELECT user_id FROM refresh_tokens WHERE hash", hashes, "")?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
+}
 
 /// Refresh tokens by hash, to be used; `hashes` are sorted.
 pub(crate) async fn tokens(conn: &mut Conn<'_>, hashes: &[Vec<u8>]) -> Result<Vec<RefreshToken>, Error> {

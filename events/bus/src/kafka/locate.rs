@@ -12,6 +12,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     message::Message as _,
 };
+use tokio::sync::Semaphore;
 
 use super::{Kafka, Quiet, group};
 
@@ -20,17 +21,44 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Records that are read for one message: those of its partition from the same millisecond, and what was published out of time before.
 const READ_MAX: usize = 500;
 
+/// Looks at a time: each is a client of its own, with threads and buffers.
+const LOOKS_MAX: usize = 2;
+
 /// A partition and an offset in it.
 pub type Place = (i32, i64);
 
-/// Finds published rows by their ids. One that is not on its topic, not yet or no longer, is not in the answer; nor is one that was not
-/// found in three seconds.
-///
-/// # Errors
-/// What Kafka's client said.
-pub async fn locate(kafka: Kafka, rows: Vec<Arc<Message>>, env: Env) -> Result<HashMap<MessageId, Place>, String> {
-    let looked = tokio::task::spawn_blocking(move || look(&kafka, &rows, &env));
-    looked.await.unwrap_or_else(|error| Err(error.to_string()))
+/// Finds published rows by their ids. Cheap to clone.
+#[derive(Clone)]
+pub struct Locator {
+    kafka: Kafka,
+    env: Env,
+    looks: Arc<Semaphore>,
+}
+
+impl Locator {
+    pub fn new(kafka: Kafka, env: Env) -> Self {
+        Self { kafka, env, looks: Arc::new(Semaphore::new(LOOKS_MAX)) }
+    }
+
+    /// Where the rows are. One that is not on its topic, not yet or no longer, is not in the answer; nor is one that was not found in three
+    /// seconds.
+    ///
+    /// # Errors
+    /// What Kafka's client said.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "so many at once: the permit goes in, as the look goes on when its reader has gone"
+    )]
+    pub async fn locate(&self, rows: Vec<Arc<Message>>) -> Result<HashMap<MessageId, Place>, String> {
+        let permit = self.looks.clone().acquire_owned().await.map_err(|error| error.to_string())?;
+        let (kafka, env) = (self.kafka.clone(), self.env.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let found = look(&kafka, &rows, &env);
+            drop(permit);
+            found
+        });
+        looked.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
 }
 
 fn look(kafka: &Kafka, rows: &[Arc<Message>], env: &Env) -> Result<HashMap<MessageId, Place>, String> {
@@ -70,4 +98,38 @@ fn look(kafka: &Kafka, rows: &[Arc<Message>], env: &Env) -> Result<HashMap<Messa
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::Meta;
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_counts_until_it_has_ended_whoever_has_gone() {
+        let nobody = Kafka::new(vec![("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())]);
+        let (env, topic) = (Env::system(), topics::ORDER_EVENTS.to_owned());
+        let locator = Locator::new(nobody, env.clone());
+        let row = Arc::new(Message {
+            position: 1,
+            id: env.id().into(),
+            stream: "order-1".to_owned(),
+            version: 1,
+            topic: Some(topic),
+            key: Some("1".to_owned()),
+            kind: "order.OrderPlaced".to_owned(),
+            schema: 1,
+            data: "{}".to_owned(),
+            time: env.now(),
+            meta: Meta::default(),
+        });
+        for _ in 0..LOOKS_MAX {
+            assert!(locator.locate(vec![row.clone()]).now_or_never().is_none());
+        }
+        assert_eq!(locator.looks.available_permits(), 0, "their readers have gone, and they go on");
+        let ended = tokio::time::timeout(PATIENCE * 20, locator.looks.acquire_many(LOOKS_MAX as u32)).await;
+        assert!(ended.expect("they end").is_ok());
+    }
 }

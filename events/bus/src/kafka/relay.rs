@@ -193,6 +193,10 @@ impl Relay {
         }
         .await;
         // Dropping it waits for its thread, and nobody has to wait for that.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "one for each time that a leader begins again, which is paced; a purge ends it"
+        )]
         drop(tokio::task::spawn_blocking(move || {
             producer.purge(PurgeConfig::default().queue().inflight());
             drop(producer);
@@ -220,6 +224,10 @@ impl Relay {
     }
 
     /// Whether the topics are as they have to be.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one relay a process, which waits for it unless the process stops; the question has a bound"
+    )]
     async fn look_at(&self, producer: &Arc<BaseProducer<Reports>>, topics: &[(String, i32)]) -> Result<(), Ended> {
         let (client, wanted) = (producer.clone(), topics.to_vec());
         let looked = tokio::task::spawn_blocking(move || {

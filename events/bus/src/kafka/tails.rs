@@ -175,6 +175,10 @@ fn walk<'r>(
 }
 
 /// Reads and compares; looks further back where the first look found nothing that the log knows.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "one relay a process, which waits for it unless the process stops; what is read has a bound"
+)]
 pub(super) async fn check(
     kafka: &Kafka,
     log: &Log,

@@ -357,7 +357,7 @@ async fn a_published_row_is_found_on_its_topic() {
     let mut rows: Vec<Arc<Message>> = source.log().after(0, 1_000).await.unwrap().into_iter().step_by(37).collect();
     let never_published = Message { id: Env::system().id().into(), ..(*rows[0]).clone() };
     rows.push(Arc::new(never_published));
-    let found = kafka::locate(cluster(), rows.clone(), Env::system()).await.unwrap();
+    let found = kafka::Locator::new(cluster(), Env::system()).locate(rows.clone()).await.unwrap();
     let published = read(COMMANDS);
     for row in &rows {
         let is_it = |message: &&OwnedMessage| header(message, "ce_id").unwrap() == row.id.to_string();
@@ -484,7 +484,8 @@ async fn a_topic_that_differs_is_told_and_left_as_it_is() {
     clean().await;
     delete(&[topics::USER_EVENTS, topics::SAGA_EVENTS]).await;
     let other = rdkafka::admin::NewTopic::new(topics::USER_EVENTS, 3, rdkafka::admin::TopicReplication::Fixed(1))
-        .set("retention.ms", "1000");
+        .set("retention.ms", "1000")
+        .set("unclean.leader.election.enable", "true");
     admin().create_topics([&other], &AdminOptions::new()).await.unwrap();
     until("it is known", async || kafka::check(&cluster(), None).await.unwrap().len() > 2).await;
     let (made, differs) = kafka::apply(&cluster(), 1).await.unwrap();
@@ -492,6 +493,7 @@ async fn a_topic_that_differs_is_told_and_left_as_it_is() {
     let told: Vec<String> = differs.iter().map(ToString::to_string).collect();
     assert!(told.contains(&"user.events.v1: partitions is 3, not 6".to_owned()), "{told:?}");
     assert!(told.contains(&"user.events.v1: retention.ms is 1000, not 604800000".to_owned()), "{told:?}");
+    assert!(told.contains(&"user.events.v1: unclean.leader.election.enable is true, not false".to_owned()), "{told:?}");
     until("it is still so", async || kafka::check(&cluster(), Some(1)).await.unwrap() == differs).await;
     clean().await;
 }

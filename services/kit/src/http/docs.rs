@@ -118,6 +118,7 @@ const CODES: &[(&str, u16, &str)] = &[
     ("overloaded", 503, "Too many requests are waiting. Nothing was changed; repeat it after Retry-After."),
     ("price_changed", 409, "The total is not the expected one. Read the prices again."),
     ("request_in_flight", 409, "A request with this key is being served. Repeat it in a moment."),
+    ("sessions_ended", 409, "The password was changed, or all sessions were ended, meanwhile. Nothing was done; log in again."),
     ("shutting_down", 503, "The server is stopping. Nothing was changed; repeat it after Retry-After."),
     ("sku_taken", 409, "Another product has this article number."),
     ("stock_check_unavailable", 503, "Stock can't be checked now. No order was made; repeat it after Retry-After."),

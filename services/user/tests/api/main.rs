@@ -1,165 +1,24 @@
 //! The user service from outside: the real router on a fresh database.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod house;
+mod roles;
+mod sessions;
+mod text;
 
-use argon2::{
-    Algorithm, Argon2, Params, Version,
-    password_hash::{PasswordHasher, SaltString},
-};
+use std::{sync::Arc, time::Duration};
+
 use axum::{
-    Router,
     body::Body,
-    extract::ConnectInfo,
-    http::{HeaderMap, Request, StatusCode},
+    http::{Request, StatusCode},
 };
-use contract::{CustomerId, Meta, topics};
-use eventlog::{
-    Env, Job, Log, Writer,
-    testing::{TestClock, TestDatabase},
-};
-use http_body_util::BodyExt;
-use kit::{
-    Metrics, Secret, Tasks,
-    auth::{Role, Verifier},
-    http::AppConfig,
-};
+use contract::{CustomerId, topics};
+use eventlog::testing::{TestClock, TestDatabase};
+use kit::{Secret, auth::Role};
 use serde_json::{Value, json};
 use skald_user as user;
-use tower::ServiceExt;
-use user::{
-    Config, Deps, FirstAdmin, MIGRATIONS,
-    domain::User,
-    handler::{Done, Work},
-};
+use user::{Config, FirstAdmin};
 
-const EMAIL: &str = "ann@example.com";
-const PASSWORD: &str = "correct horse battery";
-const SOON: Duration = Duration::from_secs(20);
-
-struct House {
-    app: Router,
-    verifier: Verifier,
-    log: Log,
-    first_admin: Option<FirstAdmin>,
-    writer: Writer<user::Handler>,
-    clock: Arc<TestClock>,
-    tasks: Tasks,
-    database: Arc<TestDatabase>,
-}
-
-struct Answered {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: String,
-}
-
-impl Answered {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    fn text(&self, member: &str) -> String {
-        self.json()[member].as_str().unwrap_or_else(|| panic!("no {member} in {}", self.body)).to_owned()
-    }
-
-    fn is_problem(&self, status: u16, code: &str) {
-        assert_eq!((self.status.as_u16(), self.text("code").as_str()), (status, code), "{}", self.body);
-    }
-
-    fn wrong_fields(&self) -> Vec<String> {
-        self.is_problem(422, "invalid");
-        self.json()["errors"].as_array().unwrap().iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
-    }
-}
-
-fn cheap() -> Config {
-    Config::default().with_cheap_passwords()
-}
-
-async fn house() -> House {
-    house_of(cheap()).await
-}
-
-async fn house_of(config: Config) -> House {
-    let clock = TestClock::start();
-    house_in(TestDatabase::fresh().await, clock, config).await.unwrap()
-}
-
-async fn house_in(database: TestDatabase, clock: Arc<TestClock>, config: Config) -> Result<House, user::Error> {
-    house_seeded(Arc::new(database), clock, config, 1).await
-}
-
-async fn house_seeded(
-    database: Arc<TestDatabase>,
-    clock: Arc<TestClock>,
-    config: Config,
-    seed: u64,
-) -> Result<House, user::Error> {
-    let env = Env::seeded(clock.clone(), seed);
-    let opened = Log::open(database.database.clone(), user::NAME, &MIGRATIONS, env.clone()).await.unwrap();
-    let (log, tasks, metrics) = (opened.log.clone(), Tasks::new(), Metrics::new());
-    let service = user::build(Deps { opened, tasks: tasks.clone(), metrics: metrics.clone(), config }).await?;
-    let (verifier, services, health) = (service.verifier.clone(), vec![(user::NAME, service.routes)], vec![service.check]);
-    let app = kit::http::app(AppConfig { title: "Skald", services, verifier: verifier.clone(), metrics, health, env });
-    Ok(House { app, verifier, log, first_admin: service.first_admin, writer: service.writer, clock, tasks, database })
-}
-
-impl House {
-    async fn send(&self, mut request: Request<Body>, address: [u8; 4]) -> Answered {
-        request.extensions_mut().insert(ConnectInfo(SocketAddr::from((address, 1))));
-        let response = self.app.clone().oneshot(request).await.unwrap();
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        Answered { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
-    }
-
-    async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> Answered {
-        let mut request = Request::builder().method(method).uri(path);
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let body = match body {
-            Some(body) => {
-                request = request.header("content-type", "application/json");
-                Body::from(body.to_string())
-            }
-            None => Body::empty(),
-        };
-        self.send(request.body(body).unwrap(), [127, 0, 0, 1]).await
-    }
-
-    async fn post(&self, path: &str, body: Value) -> Answered {
-        self.call("POST", path, None, Some(body)).await
-    }
-
-    async fn register(&self, email: &str) -> Answered {
-        self.post("/v1/register", json!({"email": email, "password": PASSWORD, "name": "Ann"})).await
-    }
-
-    async fn login(&self, email: &str, password: &str) -> Answered {
-        self.post("/v1/login", json!({"email": email, "password": password})).await
-    }
-
-    async fn login_from(&self, email: &str, password: &str, address: [u8; 4]) -> Answered {
-        let body = json!({"email": email, "password": password}).to_string();
-        let request = Request::post("/v1/login").header("content-type", "application/json").body(Body::from(body)).unwrap();
-        self.send(request, address).await
-    }
-
-    async fn refresh(&self, token: &str) -> Answered {
-        self.post("/v1/refresh", json!({"refresh_token": token})).await
-    }
-
-    fn forward(&self, by: Duration) {
-        self.clock.advance(by);
-    }
-
-    async fn restarted(self, config: Config) -> House {
-        drop(self.app);
-        assert!(self.tasks.stop(SOON).await);
-        house_seeded(self.database, self.clock, config, 1).await.unwrap()
-    }
-}
+use crate::house::{EMAIL, House, PASSWORD, SOON, cheap, futures, house, house_in, house_of, house_seeded};
 
 #[tokio::test]
 async fn a_customer_registers_logs_in_and_reads_their_profile() {
@@ -187,49 +46,6 @@ async fn an_address_has_one_account_however_it_is_written() {
     house.register(EMAIL).await;
     house.register(EMAIL).await.is_problem(409, "email_taken");
     house.register("ANN@EXAMPLE.COM").await.is_problem(409, "email_taken");
-}
-
-#[tokio::test]
-async fn an_address_and_a_password_are_the_same_however_their_accents_are_composed() {
-    let house = house().await;
-    let (composed, decomposed) = ("jos\u{e9}@example.com", "jose\u{301}@EXAMPLE.com");
-    let password = |accent: &str| format!("caf{accent} au lait, s'il");
-    let account = |email: &str, password: String| json!({"email": email, "password": password, "name": "Jose\u{301} "});
-    let made = house.post("/v1/register", account(decomposed, password("e\u{301}"))).await;
-    assert_eq!((made.text("email"), made.text("name")), (composed.to_owned(), "Jos\u{e9}".to_owned()));
-    house.post("/v1/register", account(composed, password("\u{e9}"))).await.is_problem(409, "email_taken");
-    for email in [composed, decomposed] {
-        for accent in ["\u{e9}", "e\u{301}"] {
-            assert_eq!(house.login(email, &password(accent)).await.status, StatusCode::OK, "{email} {accent}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn nothing_hides_in_an_address_a_name_or_a_password() {
-    let house = house().await;
-    for hidden in ["\u{200b}", "\u{2060}", "\u{202e}", "\u{ad}", "\u{7}"] {
-        let body = json!({"email": format!("an{hidden}n@example.com"), "password": format!("{PASSWORD}{hidden}"), "name": format!("A{hidden}nn")});
-        assert_eq!(house.post("/v1/register", body).await.wrong_fields(), ["email", "password", "name"], "{hidden:?}");
-    }
-    let nothing = json!({"email": EMAIL, "password": PASSWORD, "name": "\u{3164}\u{200d}"});
-    assert_eq!(house.post("/v1/register", nothing).await.wrong_fields(), ["name"]);
-}
-
-/// Accounts from before addresses and passwords were composed.
-#[tokio::test]
-async fn an_account_that_is_kept_as_it_was_typed_is_found_by_any_spelling_and_holds_its_address() {
-    let house = house().await;
-    let (composed, decomposed, hidden) = ("jos\u{e9}@example.com", "jose\u{301}@example.com", "an\u{200b}n@example.com");
-    let password = "caf\u{65}\u{301} au lait, s'il";
-    for email in [decomposed, hidden] {
-        house.keep(email, password).await;
-    }
-    for email in [composed, decomposed, hidden] {
-        assert_eq!(house.login(email, password).await.status, StatusCode::OK, "{email:?}");
-    }
-    house.register(composed).await.is_problem(409, "email_taken");
-    house.login("ann@example.com", password).await.is_problem(401, "invalid_credentials");
 }
 
 #[tokio::test]
@@ -322,67 +138,6 @@ async fn logins_that_succeed_are_not_limited() {
     house.register(EMAIL).await;
     let answers = futures(150, |_| house.login(EMAIL, PASSWORD)).await;
     assert!(answers.iter().all(|answer| answer.status == StatusCode::OK));
-}
-
-#[tokio::test]
-async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_family() {
-    let house = house().await;
-    house.register(EMAIL).await;
-    let other_login = house.login(EMAIL, PASSWORD).await.text("refresh_token");
-    let first = house.login(EMAIL, PASSWORD).await.text("refresh_token");
-    let refreshed = house.refresh(&first).await;
-    assert_eq!(refreshed.status, StatusCode::OK, "{}", refreshed.body);
-    assert!(house.verifier.verify(&refreshed.text("access_token")).is_ok());
-    let second = refreshed.text("refresh_token");
-    assert_ne!(first, second);
-
-    house.refresh(&first).await.is_problem(401, "invalid_refresh_token");
-    house.refresh(&second).await.is_problem(401, "invalid_refresh_token");
-    assert_eq!(house.refresh(&other_login).await.status, StatusCode::OK, "another login is another family");
-}
-
-#[tokio::test]
-async fn of_many_refreshes_at_once_with_one_token_one_wins_and_the_family_ends() {
-    let house = house().await;
-    house.register(EMAIL).await;
-    let token = house.login(EMAIL, PASSWORD).await.text("refresh_token");
-    let answers = futures(20, |_| house.refresh(&token)).await;
-    let won: Vec<&Answered> = answers.iter().filter(|answer| answer.status == StatusCode::OK).collect();
-    assert_eq!(won.len(), 1);
-    house.refresh(&won[0].text("refresh_token")).await.is_problem(401, "invalid_refresh_token");
-}
-
-#[tokio::test]
-async fn a_refresh_token_ends_after_thirty_days_and_nonsense_is_none() {
-    let house = house().await;
-    house.register(EMAIL).await;
-    let token = house.login(EMAIL, PASSWORD).await.text("refresh_token");
-    house.forward(Duration::from_secs(30 * 86_400));
-    for token in [token.as_str(), "", "nonsense"] {
-        house.refresh(token).await.is_problem(401, "invalid_refresh_token");
-    }
-}
-
-#[tokio::test]
-async fn a_logout_ends_one_session_by_its_token_or_all_by_the_caller() {
-    let house = house().await;
-    house.register(EMAIL).await;
-    let (one, two, three) =
-        (house.login(EMAIL, PASSWORD).await, house.login(EMAIL, PASSWORD).await, house.login(EMAIL, PASSWORD).await);
-    for _ in 0..2 {
-        let body = json!({"refresh_token": one.text("refresh_token")});
-        assert_eq!(house.post("/v1/logout", body).await.status, StatusCode::NO_CONTENT, "also again");
-    }
-    house.refresh(&one.text("refresh_token")).await.is_problem(401, "invalid_refresh_token");
-    let two = house.refresh(&two.text("refresh_token")).await;
-    assert_eq!(two.status, StatusCode::OK);
-
-    house.call("POST", "/v1/logout", None, None).await.is_problem(401, "unauthorized");
-    let all = house.call("POST", "/v1/logout", Some(&two.text("access_token")), None).await;
-    assert_eq!(all.status, StatusCode::NO_CONTENT);
-    for token in [two.text("refresh_token"), three.text("refresh_token")] {
-        house.refresh(&token).await.is_problem(401, "invalid_refresh_token");
-    }
 }
 
 #[tokio::test]
@@ -538,83 +293,6 @@ async fn the_first_admin_may_come_from_the_configuration() {
 }
 
 #[tokio::test]
-async fn an_admin_gives_and_takes_roles_and_tokens_of_the_old_one_are_refused() {
-    let house = house_of(Config { admin_password: Some(Secret(PASSWORD.to_owned())), ..cheap() }).await;
-    let admin = house.login("admin@localhost", PASSWORD).await.text("access_token");
-    let ann = house.register(EMAIL).await.text("id");
-    let of_ann = house.login(EMAIL, PASSWORD).await;
-    let path = format!("/v1/users/{ann}/role");
-    let give = async |token: &str, path: &str, role: &str, reason: &str| {
-        house.call("PATCH", path, Some(token), Some(json!({"role": role, "reason": reason}))).await
-    };
-    give(&of_ann.text("access_token"), &path, "admin", "I want to").await.is_problem(403, "forbidden");
-    assert_eq!(house.call("GET", "/v1/users?email=ANN@example.com", Some(&admin), None).await.text("id"), ann);
-    for (role, reason) in [("operator", " "), ("operator", "\u{200b}"), ("king", "why not")] {
-        assert_eq!(give(&admin, &path, role, reason).await.status, StatusCode::UNPROCESSABLE_ENTITY);
-    }
-    give(&admin, &format!("/v1/users/{}/role", CustomerId(uuid::Uuid::nil())), "operator", "helps")
-        .await
-        .is_problem(404, "not_found");
-
-    assert_eq!(give(&admin, &path, "operator", "joins the support team").await.text("role"), "operator");
-    house.call("GET", "/v1/profile", Some(&of_ann.text("access_token")), None).await.is_problem(401, "unauthorized");
-    let fresh = house.refresh(&of_ann.text("refresh_token")).await.text("access_token");
-    assert_eq!(house.verifier.verify(&fresh).unwrap().role, Role::Operator);
-    let newest = house.log.stream(&format!("user-{ann}"), 1).await.unwrap().last().cloned().unwrap();
-    assert_eq!(newest.kind, "user.RoleChanged");
-    assert!(newest.data.contains(r#""from":"customer","to":"operator","reason":"joins the support team""#), "{}", newest.data);
-    assert!(newest.meta.actor.as_deref().is_some_and(|actor| actor.starts_with("admin:")));
-    assert_eq!(house.call("GET", "/.well-known/jwks.json", None, None).await.json()["roles"][&ann], "operator");
-
-    assert_eq!(give(&admin, &path, "customer", "left us").await.text("role"), "customer");
-    house.call("GET", "/v1/profile", Some(&fresh), None).await.is_problem(401, "unauthorized");
-}
-
-#[tokio::test]
-async fn the_last_admin_can_t_lose_it_also_when_two_are_taken_away_at_once() {
-    let house = house_of(Config { admin_password: Some(Secret(PASSWORD.to_owned())), ..cheap() }).await;
-    let admin = house.login("admin@localhost", PASSWORD).await.text("access_token");
-    let me = house.call("GET", "/v1/profile", Some(&admin), None).await.text("id");
-    let take = |id: String| {
-        let (house, admin) = (&house, &admin);
-        async move {
-            let body = json!({"role": "customer", "reason": "left us"});
-            house.call("PATCH", &format!("/v1/users/{id}/role"), Some(admin), Some(body)).await
-        }
-    };
-    take(me.clone()).await.is_problem(409, "last_admin");
-    let ann = house.register(EMAIL).await.text("id");
-    let body = json!({"role": "admin", "reason": "takes over"});
-    assert_eq!(house.call("PATCH", &format!("/v1/users/{ann}/role"), Some(&admin), Some(body)).await.status, StatusCode::OK);
-    let (one, other) = futures_util::future::join(take(me), take(ann)).await;
-    let codes = [one.status.as_u16(), other.status.as_u16()];
-    assert!(codes == [200, 409] || codes == [409, 200] || codes == [200, 401], "{codes:?}");
-}
-
-/// Another replica learns of it from the database.
-#[tokio::test]
-async fn a_role_that_was_taken_away_is_known_to_other_replicas_within_a_minute() {
-    let (clock, database) = (TestClock::start(), Arc::new(TestDatabase::fresh().await));
-    let config = || Config { admin_password: Some(Secret(PASSWORD.to_owned())), ..cheap() };
-    let one = house_seeded(database.clone(), clock.clone(), config(), 2).await.unwrap();
-    let other = house_seeded(database.clone(), clock.clone(), config(), 3).await.unwrap();
-    let admin = one.login("admin@localhost", PASSWORD).await.text("access_token");
-    let ann = one.register(EMAIL).await.text("id");
-    let of_ann = one.login(EMAIL, PASSWORD).await.text("access_token");
-    assert_eq!(other.call("GET", "/v1/profile", Some(&of_ann), None).await.status, StatusCode::OK);
-    let body = json!({"role": "operator", "reason": "helps"});
-    assert_eq!(one.call("PATCH", &format!("/v1/users/{ann}/role"), Some(&admin), Some(body)).await.status, StatusCode::OK);
-    let refused = async {
-        while other.call("GET", "/v1/profile", Some(&of_ann), None).await.status != StatusCode::UNAUTHORIZED {
-            clock.advance(Duration::from_millis(50));
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(SOON, refused).await.expect("it takes note");
-    assert!(one.tasks.stop(SOON).await && other.tasks.stop(SOON).await);
-}
-
-#[tokio::test]
 async fn signing_keys_that_lay_open_are_encrypted_once_there_is_a_key_file_and_need_it_from_then_on() {
     let clock = TestClock::start();
     let with = |text: Option<&str>| Config { signing_key_file: text.map(|text| Secret(text.to_owned())), ..cheap() };
@@ -670,27 +348,4 @@ async fn the_service_is_healthy_counts_logins_and_documents_every_route() {
     ] {
         assert!(document["paths"][path][method]["summary"].is_string(), "{method} {path}");
     }
-}
-
-impl House {
-    /// Keeps an account as it was kept before text was composed.
-    async fn keep(&self, email: &str, password: &str) {
-        let salt = SaltString::encode_b64(&[7; 16]).unwrap();
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8, 1, 1, None).unwrap());
-        let hash = argon2.hash_password(password.as_bytes(), &salt).unwrap().to_string();
-        let id = CustomerId(self.log.env().id());
-        let (email, name) = (email.to_owned(), "Ann".to_owned());
-        let user = User { id, version: 0, email, name, password: hash, role: Role::Customer, registered: self.log.env().now() };
-        let job = Job { work: Work::Register(Box::new(user)), meta: Meta::default() };
-        assert!(matches!(self.writer.submit(job).await.unwrap(), Done::User(_)));
-    }
-
-    async fn login_from_owned(&self, email: String, address: [u8; 4]) -> Answered {
-        self.login_from(&email, "not the password", address).await
-    }
-}
-
-/// So many calls at once, in their order.
-async fn futures<F: Future<Output = Answered>>(count: usize, call: impl Fn(usize) -> F) -> Vec<Answered> {
-    futures_util::future::join_all((0..count).map(call)).await
 }

@@ -1,0 +1,2 @@
+-- How often all sessions of an account were ended: a login that began before is not let in after.
+ALTER TABLE users ADD COLUMN sessions_ended BIGINT NOT NULL DEFAULT 0;
