@@ -1,12 +1,13 @@
 //! What an operator does to accounts by hand, on the database of the user service: the way in where no admin can log in.
 //!
-//! Never here: what a role is or may do (`user`). The service may be running meanwhile: it takes note within a minute.
+//! Never here: what a role or a password is (`user`). The service may be running meanwhile: it takes note of a role within a minute.
 
-use std::{fmt::Display, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Subcommand;
 use eventlog::Env;
-use kit::{Tasks, auth::Role};
+use kit::{Secret, Tasks, auth::Role};
+use user::NotGiven;
 
 use crate::{
     assemble::Name,
@@ -32,6 +33,17 @@ pub(crate) enum Users {
         #[command(flatten)]
         database: Which,
     },
+    /// Sets the password of an account, which ends all of its sessions
+    Password {
+        /// The address of the account
+        #[arg(value_name = "EMAIL")]
+        email: String,
+        /// File with the new password, 12-128 characters; /dev/stdin to be asked by the terminal
+        #[arg(long, value_name = "FILE", value_parser = Secret::read)]
+        password_file: Secret,
+        #[command(flatten)]
+        database: Which,
+    },
 }
 
 fn role(text: &str) -> Result<Role, String> {
@@ -39,7 +51,7 @@ fn role(text: &str) -> Result<Role, String> {
 }
 
 pub(crate) async fn users(command: Users) -> ExitCode {
-    let Users::Role { email, role, reason, database } = command;
+    let (Users::Role { database, .. } | Users::Password { database, .. }) = &command;
     let database = match database.database() {
         Ok(database) => database,
         Err(why) => return cli::usage(&why),
@@ -49,16 +61,24 @@ pub(crate) async fn users(command: Users) -> ExitCode {
         Err(error) => return cli::environment(&error),
     };
     let (log, tasks) = (opened.log.clone(), Tasks::new());
-    let given = user::give_role(opened, &tasks, &email, role, &reason, actor()).await;
+    let done = match command {
+        Users::Role { email, role, reason, .. } => {
+            let given = user::give_role(opened, &tasks, &email, role, &reason, actor()).await;
+            given.map(|changed| format!("{email} is {}{}", role.as_str(), if changed { "" } else { " already" }))
+        }
+        Users::Password { email, password_file: Secret(password), .. } => {
+            let set = user::set_password(opened, &tasks, &email, &password, actor()).await;
+            set.map(|()| format!("{email} has the new password; all sessions are ended"))
+        }
+    };
     tasks.stop(database::ATTEMPT).await;
     log.close().await;
-    match given {
-        Ok(changed) => {
-            let told: &dyn Display = if changed { &"" } else { &" already" };
-            out::line(format_args!("{email} is {}{told}", role.as_str()));
+    match done {
+        Ok(told) => {
+            out::line(format_args!("{told}"));
             ExitCode::SUCCESS
         }
-        Err(user::NotGiven::Log(error)) => cli::environment(&error),
+        Err(NotGiven::Log(error)) => cli::environment(&error),
         Err(refused) => {
             out::aside(format_args!("error: {refused}"));
             ExitCode::from(EXIT_VERDICT)

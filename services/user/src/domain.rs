@@ -146,12 +146,27 @@ pub struct RefreshToken {
     pub user_id: CustomerId,
     pub expires: Timestamp,
     pub used: bool,
+    /// What it was exchanged for; tokens from before this was kept have none.
+    pub successor: Option<Successor>,
 }
+
+/// The token that took the place of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Successor {
+    pub exchanged: Timestamp,
+    /// Its text, which only the token before it opens.
+    pub sealed: Vec<u8>,
+}
+
+/// So long after it was exchanged a token is exchanged for the same again: its answer was lost, or two tabs came at once.
+const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What comes of a refresh token that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     Good,
+    /// Used a moment ago: it gets the same successor.
+    Again,
     /// Used before: whoever shows it, or showed it then, stole it. The whole family ends.
     Reused,
     Expired,
@@ -159,7 +174,9 @@ pub enum Shown {
 
 impl RefreshToken {
     pub fn show(&self, now: Timestamp) -> Shown {
+        let is_again = self.successor.as_ref().is_some_and(|successor| successor.exchanged.plus(AGAIN_WITHIN) > now);
         match (self.used, self.expires > now) {
+            (true, true) if is_again => Shown::Again,
             (true, _) => Shown::Reused,
             (false, true) => Shown::Good,
             (false, false) => Shown::Expired,
@@ -355,11 +372,19 @@ mod tests {
 
     #[test]
     fn a_refresh_token_is_good_once_and_until_it_expires() {
-        let token = |used, expires| RefreshToken { hash: [0; 32], family: Uuid::nil(), user_id: user().id, expires, used };
+        let (hash, family, user_id) = ([0; 32], Uuid::nil(), user().id);
+        let token = |used, expires| RefreshToken { hash, family, user_id, expires, used, successor: None };
         assert_eq!(token(false, NOW.plus(DAY)).show(NOW), Shown::Good);
         assert_eq!(token(false, NOW).show(NOW), Shown::Expired);
         assert_eq!(token(true, NOW.plus(DAY)).show(NOW), Shown::Reused);
         assert_eq!(token(true, NOW).show(NOW), Shown::Reused);
+        let exchanged = |expires| {
+            let successor = Some(Successor { exchanged: NOW, sealed: Vec::new() });
+            RefreshToken { successor, ..token(true, expires) }
+        };
+        assert_eq!(exchanged(NOW.plus(DAY)).show(NOW.plus(Duration::from_secs(9))), Shown::Again);
+        assert_eq!(exchanged(NOW.plus(DAY)).show(NOW.plus(AGAIN_WITHIN)), Shown::Reused);
+        assert_eq!(exchanged(NOW).show(NOW), Shown::Reused);
     }
 
     fn fresh(at: Timestamp) -> [SigningKey; 2] {

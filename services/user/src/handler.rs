@@ -13,7 +13,7 @@ use kit::auth::Role;
 use uuid::Uuid;
 
 use crate::{
-    domain::{self, Change, Proof, RefreshToken, Refusal, Shown, SigningKey, User},
+    domain::{self, Change, Proof, RefreshToken, Refusal, Shown, SigningKey, Successor, User},
     store,
 };
 
@@ -38,6 +38,8 @@ pub enum Work {
     Rotate {
         shown: TokenHash,
         next: TokenHash,
+        /// The text of the next one, sealed with the text of the one that is shown.
+        sealed: Vec<u8>,
         holds: Duration,
     },
     /// End the family of a refresh token.
@@ -62,6 +64,8 @@ pub enum Work {
 #[derive(Debug)]
 pub enum Done {
     User(Box<User>),
+    /// A refresh token was exchanged a moment ago, for this.
+    Again(Box<User>, Vec<u8>),
     Refused(Refusal),
     /// The keys as they are now; the first one signs.
     Keys(Vec<SigningKey>),
@@ -195,7 +199,7 @@ impl Batch {
             }
             Work::Change(id, change) => self.change(unit, *id, change, meta),
             Work::Issue(proof, token) => self.issue(*proof, token),
-            Work::Rotate { shown, next, holds } => self.rotate(shown, *next, *holds),
+            Work::Rotate { shown, next, sealed, holds } => self.rotate(shown, *next, sealed, *holds),
             Work::Revoke(shown) => {
                 self.ended_families.extend(self.tokens.get(shown).map(|token| token.family));
                 Done::Nothing
@@ -297,7 +301,7 @@ impl Batch {
         }
     }
 
-    fn rotate(&mut self, shown: &TokenHash, next: TokenHash, holds: Duration) -> Done {
+    fn rotate(&mut self, shown: &TokenHash, next: TokenHash, sealed: &[u8], holds: Duration) -> Done {
         let refused = Done::Refused(Refusal::InvalidRefreshToken);
         let Some(token) = self.tokens.get_mut(shown) else { return refused };
         if self.ended_families.contains(&token.family) || self.ended_users.contains(&token.user_id) {
@@ -307,11 +311,16 @@ impl Batch {
         match token.show(self.now) {
             Shown::Good => {
                 token.used = true;
+                token.successor = Some(Successor { exchanged: self.now, sealed: sealed.to_vec() });
                 self.changed_tokens.insert(*shown);
                 let (family, user_id, expires) = (token.family, token.user_id, self.now.plus(holds));
                 let done = Done::User(Box::new(user.clone()));
-                self.keep(RefreshToken { hash: next, family, user_id, expires, used: false });
+                self.keep(RefreshToken { hash: next, family, user_id, expires, used: false, successor: None });
                 done
+            }
+            Shown::Again => {
+                let sealed = token.successor.as_ref().map(|successor| successor.sealed.clone());
+                Done::Again(Box::new(user.clone()), sealed.unwrap_or_default())
             }
             Shown::Reused => {
                 tracing::warn!(user.id = %token.user_id, "a refresh token was used twice; its family is revoked");

@@ -33,7 +33,7 @@ use crate::{
     limiter::Limiter,
     newcomers::Newcomers,
     password::{Passwords, secret_text},
-    store,
+    store, vault,
 };
 
 /// What the handlers share.
@@ -316,14 +316,15 @@ async fn login(
     let refresh_token = secret_text();
     let (hash, family) = (token_hash(&refresh_token), desk.writer.log().env().id());
     let expires = desk.now().plus(desk.config.refresh_token());
-    let kept = RefreshToken { hash, family, user_id: user.id, expires, used: false };
+    let kept = RefreshToken { hash, family, user_id: user.id, expires, used: false, successor: None };
     let opened = desk.request_user(Work::Issue(user.proof(), kept), None, trace).await;
     desk.count(if opened.is_ok() { "succeeded" } else { "failed" });
     let user = opened?;
     Ok(desk.tokens(&user, refresh_token))
 }
 
-/// Gives new tokens for a refresh token, which is good once: whoever shows it again ends all that came out of its login.
+/// Gives new tokens for a refresh token, which is good once. Whoever shows it again within 10 seconds gets the same refresh token again, as
+/// an answer may be lost; whoever shows it later ends all that came out of its login.
 #[utoipa::path(post, path = "/v1/refresh", request_body = Refresh, responses(
     (status = 200, body = Tokens), (status = 401, description = "`invalid_refresh_token`")))]
 async fn refresh(
@@ -332,9 +333,19 @@ async fn refresh(
     Json(Refresh { refresh_token }): Json<Refresh>,
 ) -> ApiResult<impl IntoResponse> {
     let next = secret_text();
-    let work = Work::Rotate { shown: token_hash(&refresh_token), next: token_hash(&next), holds: desk.config.refresh_token() };
-    let user = desk.request_user(work, None, trace).await?;
-    Ok(desk.tokens(&user, next))
+    let (shown, sealed) = (token_hash(&refresh_token), vault::seal_successor(&refresh_token, &next));
+    let work = Work::Rotate { shown, next: token_hash(&next), sealed, holds: desk.config.refresh_token() };
+    match desk.request(work, None, trace).await? {
+        Done::User(user) => Ok(desk.tokens(&user, next)),
+        Done::Again(user, sealed) => {
+            let same = vault::open_successor(&refresh_token, &sealed).ok_or_else(|| {
+                tracing::error!(user.id = %user.id, "the successor of a refresh token can't be read");
+                Problem::internal()
+            })?;
+            Ok(desk.tokens(&user, same))
+        }
+        done => unreachable!("an account was asked for, not {done:?}"),
+    }
 }
 
 /// Ends the session of a refresh token; without a body, all sessions of the caller. Access tokens hold until they expire.

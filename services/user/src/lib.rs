@@ -29,7 +29,7 @@ pub use handler::Handler;
 pub use store::MIGRATIONS;
 
 use crate::{
-    domain::{Refusal, SigningKey, User},
+    domain::{Change, Refusal, SigningKey, User},
     handler::{Done, Work},
     keys::Keyring,
     limiter::Limiter,
@@ -133,7 +133,7 @@ pub async fn build(deps: Deps) -> Result<Service, Error> {
     Ok(Service { handler, writer, routes: http::routes(Arc::new(desk)), verifier, first_admin, check })
 }
 
-/// Why an account has no other role.
+/// Why an account has no other role or password.
 #[derive(Debug, thiserror::Error)]
 pub enum NotGiven {
     #[error("no account has the address {0}")]
@@ -174,6 +174,31 @@ pub async fn give_role(
     match writer.submit(Job { work: Work::Role { id: found.id, role, reason }, meta }).await? {
         Done::User(changed) => Ok(changed.version > found.version),
         Done::Refused(Refusal::LastAdmin) => Err(NotGiven::LastAdmin),
+        Done::Refused(_) => Err(nobody()),
+        done => unreachable!("an account was asked for, not {done:?}"),
+    }
+}
+
+/// Sets the password of an account, which ends all of its sessions, in a process of its own beside the service's.
+///
+/// # Errors
+/// [`NotGiven`], for the person at the keyboard.
+pub async fn set_password(opened: Opened, tasks: &Tasks, email: &str, password: &str, actor: String) -> Result<(), NotGiven> {
+    domain::password(password).map_err(|why| NotGiven::Reason(format!("the password {why}")))?;
+    let nobody = || NotGiven::Nobody(email.to_owned());
+    let typed = domain::typed_email(email).map_err(|_| nobody())?;
+    let failed = |problem: kit::http::Problem| NotGiven::Reason(problem.detail);
+    let hash = Passwords::new(&Config::default()).hash(password.to_owned()).await.map_err(failed)?;
+    let (writer, task) = Writer::new(opened, Arc::new(Handler), WriterLimits::default());
+    tasks.spawn("user.writer", task);
+    let found = store::by_email(writer.log(), &domain::spellings(&typed)).await?.ok_or_else(nobody)?;
+    let change = Change { password: Some(hash), proof: Some(found.proof()), ..Change::default() };
+    let meta = Meta { actor: Some(actor), ..Meta::default() };
+    match writer.submit(Job { work: Work::Change(found.id, change), meta }).await? {
+        Done::User(_) => Ok(()),
+        Done::Refused(Refusal::SessionsEnded) => {
+            Err(NotGiven::Reason("it was changed by somebody else meanwhile; try again".into()))
+        }
         Done::Refused(_) => Err(nobody()),
         done => unreachable!("an account was asked for, not {done:?}"),
     }

@@ -7,10 +7,10 @@ use eventlog::{Conn, Error, Log, Migration, for_update, insert_many, on, select_
 use kit::auth::{Role, Roles};
 use uuid::Uuid;
 
-use crate::domain::{RefreshToken, SigningKey, User};
+use crate::domain::{RefreshToken, SigningKey, Successor, User};
 
 /// The schema of this service, on top of the log's.
-pub const MIGRATIONS: [Migration; 4] = [
+pub const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 100,
         name: "user",
@@ -34,6 +34,12 @@ pub const MIGRATIONS: [Migration; 4] = [
         name: "role changes",
         sqlite: include_str!("../migrations/0103_role_changes.sqlite.sql"),
         postgres: include_str!("../migrations/0103_role_changes.postgres.sql"),
+    },
+    Migration {
+        version: 104,
+        name: "successors",
+        sqlite: include_str!("../migrations/0104_successors.sqlite.sql"),
+        postgres: include_str!("../migrations/0104_successors.postgres.sql"),
     },
 ];
 
@@ -143,7 +149,7 @@ pub(crate) async fn save_users(conn: &mut Conn<'_>, users: &[User]) -> Result<()
     )?)
 }
 
-type TokenRow = (Vec<u8>, Uuid, Uuid, i64, i64);
+type TokenRow = (Vec<u8>, Uuid, Uuid, i64, i64, Option<i64>, Option<Vec<u8>>);
 
 /// Whose these refresh tokens are, which never changes; locks nothing.
 pub(crate) async fn owners(conn: &mut Conn<'_>, hashes: &[Vec<u8>]) -> Result<Vec<Uuid>, Error> {
@@ -157,15 +163,17 @@ pub(crate) async fn tokens(conn: &mut Conn<'_>, hashes: &[Vec<u8>]) -> Result<Ve
     let rows = select_in!(
         conn,
         TokenRow,
-        "SELECT hash, family, user_id, expires_us, used FROM refresh_tokens WHERE hash",
+        "SELECT hash, family, user_id, expires_us, used, exchanged_us, successor FROM refresh_tokens WHERE hash",
         hashes,
         format!("ORDER BY hash{lock}")
     )?;
     rows.into_iter()
-        .map(|(hash, family, user_id, expires_us, used)| {
+        .map(|(hash, family, user_id, expires_us, used, exchanged_us, sealed)| {
             let hash = hash.try_into().map_err(|_| Error::Corrupt("a refresh token's hash is 32 bytes".to_owned()))?;
             let (user_id, expires) = (CustomerId(user_id), Timestamp(expires_us));
-            Ok(RefreshToken { hash, family, user_id, expires, used: used != 0 })
+            let successor = exchanged_us.zip(sealed);
+            let successor = successor.map(|(exchanged_us, sealed)| Successor { exchanged: Timestamp(exchanged_us), sealed });
+            Ok(RefreshToken { hash, family, user_id, expires, used: used != 0, successor })
         })
         .collect()
 }
@@ -173,10 +181,18 @@ pub(crate) async fn tokens(conn: &mut Conn<'_>, hashes: &[Vec<u8>]) -> Result<Ve
 pub(crate) async fn save_tokens(conn: &mut Conn<'_>, tokens: &[RefreshToken]) -> Result<(), Error> {
     Ok(insert_many!(
         conn,
-        "INSERT INTO refresh_tokens (hash, family, user_id, expires_us, used)",
+        "INSERT INTO refresh_tokens (hash, family, user_id, expires_us, used, exchanged_us, successor)",
         tokens,
-        |r| [r.hash.to_vec(), r.family, r.user_id.0, r.expires.0, i64::from(r.used)],
-        "ON CONFLICT (hash) DO UPDATE SET used = excluded.used"
+        |r| [
+            r.hash.to_vec(),
+            r.family,
+            r.user_id.0,
+            r.expires.0,
+            i64::from(r.used),
+            r.successor.as_ref().map(|successor| successor.exchanged.0),
+            r.successor.as_ref().map(|successor| successor.sealed.clone())
+        ],
+        "ON CONFLICT (hash) DO UPDATE SET used = excluded.used, exchanged_us = excluded.exchanged_us, successor = excluded.successor"
     )?)
 }
 

@@ -1,4 +1,5 @@
-//! The seeds of signing keys at rest: encrypted where a key file is given, so that who has the database or a backup of it signs nothing.
+//! What is sealed at rest: the seeds of signing keys, where a key file is given, so that who has the database or a backup of it signs nothing;
+//! and what refresh tokens were exchanged for, each with the token before it.
 //!
 //! Never here: when keys are made or rotate. `keys.rs` opens what it signs with; `lib.rs` seals at the start what lay there open.
 
@@ -75,6 +76,24 @@ impl Vault {
     }
 }
 
+/// A refresh token, sealed with the one that it takes the place of.
+pub(crate) fn seal_successor(shown: &str, next: &str) -> Vec<u8> {
+    let mut nonce = [0; NONCE_BYTES];
+    getrandom::fill(&mut nonce).expect("the operating system has randomness");
+    let sealed = of_token(shown).encrypt(XNonce::from_slice(&nonce), next.as_bytes()).expect("43 characters can be encrypted");
+    [&nonce[..], &sealed].concat()
+}
+
+/// What was sealed with the token that is shown now.
+pub(crate) fn open_successor(shown: &str, kept: &[u8]) -> Option<String> {
+    let (nonce, sealed) = kept.split_at_checked(NONCE_BYTES)?;
+    String::from_utf8(of_token(shown).decrypt(XNonce::from_slice(nonce), sealed).ok()?).ok()
+}
+
+fn of_token(text: &str) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new(&blake3::derive_key("skald 2026-11 successor of a refresh token", text.as_bytes()).into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +112,13 @@ mod tests {
         assert!(one.open("k2", &kept).is_err() && one.open("k1", &kept[1..]).is_err() && one.open("k1", b"").is_err());
         assert!(other.open("k1", &kept).unwrap_err().contains("another file"));
         assert!(none.open("k1", &kept).unwrap_err().contains("--signing-key-file"));
+    }
+
+    #[test]
+    fn a_successor_is_read_by_the_token_before_it_alone() {
+        let kept = seal_successor("first", "second");
+        assert_eq!(open_successor("first", &kept).as_deref(), Some("second"));
+        assert!(open_successor("second", &kept).is_none() && open_successor("first", b"").is_none());
     }
 
     #[test]

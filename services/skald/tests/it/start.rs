@@ -125,6 +125,27 @@ async fn a_role_is_given_on_the_database_too_and_the_last_admin_keeps_it() {
     system.settles().await;
 }
 
+#[tokio::test]
+async fn a_configured_admin_password_that_is_not_in_force_is_told_and_a_command_sets_it() {
+    let home = home();
+    assert!(System::start(home.path(), &[]).stop().success());
+    let other = "another long password";
+    let system = System::start(home.path(), &[("SKALD_ADMIN_PASSWORD", other)]);
+    let told = || fs::read_to_string(home.path().join("log")).unwrap().matches("not in force").count();
+    assert_eq!(told(), 1);
+    let (file, database) = (home.path().join("password"), format!("sqlite:{}", system.data.join("user.db").display()));
+    fs::write(&file, format!("{other}\n")).unwrap();
+    let output =
+        run(&["users", "password", crate::support::ADMIN.0, "--password-file", file.to_str().unwrap(), "--database", &database]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let login = serde_json::json!({"email": crate::support::ADMIN.0, "password": other});
+    assert_eq!(system.anybody().post("/v1/login", "login", &login).await.status, 200);
+    assert!(system.stop().success());
+    let system = System::start(home.path(), &[("SKALD_ADMIN_PASSWORD", other)]);
+    assert_eq!(told(), 1, "it is in force now");
+    assert!(system.stop().success());
+}
+
 /// Lists whose reader goes at once, and a disk that is full.
 #[test]
 fn a_reader_that_goes_ends_nothing_and_a_full_disk_is_told() {
