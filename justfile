@@ -45,6 +45,10 @@ mutants *arguments:
 crash minutes="30":
     ci/e2e.sh --minutes {{ minutes }}
 
+# Three brokers and a PostgreSQL with its standby: killed, frozen, cut off while orders stream in. `just cluster long 30` for long.
+cluster *arguments:
+    ci/cluster.sh {{ arguments }}
+
 # kill -9 of `skald up`, the one process on SQLite, while orders stream in.
 crash-embedded rounds="20":
     ci/crash.sh {{ rounds }}

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 BINARY = sys.argv[1]
 DATABASE = "sqlite:/dev/null/no-such-directory/service.db"
+SECRETS = {"DATABASE": DATABASE, "MESSAGE_KEY": "key:" + "0123456789abcdef" * 2}
 USAGE, ENVIRONMENT = 2, 3
 PINNED = re.compile(r"^[a-z0-9./-]+:([a-z]+-\d{8}|v?\d+\.\d+)[a-z0-9.-]*$")
 # Is there wherever Docker is.
@@ -101,6 +102,7 @@ def check_command_line(name, service):
         script = as_started(command[-1])
         command, variables = script.rpartition("exec skald ")[2], dict.fromkeys(re.findall(r"\bSKALD_\w+", script))
     arguments = as_started(command).split()
+    check(arguments[0] != "serve" or "SKALD_MESSAGE_KEY_FILE" in variables, f"{name}: serves without a message key")
     helped = subprocess.run([BINARY, *arguments, "--help"], capture_output=True, text=True, check=False)
     check(helped.returncode == 0, f"{name}: skald {command}: {helped.stderr}")
     for variable in variables:
@@ -112,7 +114,8 @@ def check_command_line(name, service):
         for variable, value in variables.items():
             if variable.endswith("_FILE"):
                 file = Path(directory, variable)
-                file.write_text(DATABASE if "DATABASE" in variable else "a password of some length", encoding="utf-8")
+                content = next((content for word, content in SECRETS.items() if word in variable), "a password of some length")
+                file.write_text(content, encoding="utf-8")
                 value = str(file)
             environment[variable] = str(value)
         started = subprocess.run([BINARY, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False)

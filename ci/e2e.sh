@@ -15,7 +15,8 @@ fi
 export SKALD_CHAOS_ROUNDS=${1:-${SKALD_CHAOS_ROUNDS:-20}}
 case $SKALD_CHAOS_ROUNDS in '' | *[!0-9]* | 0) fail "kills are a number from 1 on, not '$SKALD_CHAOS_ROUNDS'" ;; esac
 
-cargo build --locked --release
+build_release
+build_debug
 export SKALD_BIN=$CARGO_TARGET_DIR/release/skald
 
 # Servers of its own, beside any that are up already; the tests stop and start them by the same scripts.
@@ -32,11 +33,12 @@ source "$STATE/e2e/kafka.env"
 source "$STATE/e2e/postgres.env"
 
 if [ -n "$minutes" ]; then
+  SKALD_FLOOD_RECORDS=3000 cargo test --locked -p skald --test chaos a_flood -- --ignored --nocapture --test-threads=1
   until=$((SECONDS + minutes * 60))
   while [ $SECONDS -lt $until ]; do
-    cargo test --locked -p skald --test chaos every_order_that_was_taken -- --ignored --nocapture --test-threads=1
+    tests skald chaos -- every_order_that_was_taken --ignored --nocapture --test-threads=1
   done
   exit 0
 fi
-cargo test --locked -p skald --test it orders:: -- --test-threads=1
-cargo test --locked -p skald --test chaos -- --ignored --nocapture --test-threads=1
+tests skald it -- orders:: --test-threads=1
+tests skald chaos -- --ignored --nocapture --test-threads=1

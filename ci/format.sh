@@ -3,6 +3,4 @@
 # shellcheck source=ci/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# A workspace of its own.
-cargo fmt --manifest-path fuzz/Cargo.toml --check || fail "not formatted; 'cargo fmt --manifest-path fuzz/Cargo.toml' does it"
 cargo fmt --all --check || fail "not formatted; 'cargo fmt --all' does it"

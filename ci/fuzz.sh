@@ -1,26 +1,23 @@
 #!/usr/bin/env bash
 # Coverage-guided fuzzing of whatever reads bytes from outside (docs/fuzzing.md): ci/fuzz.sh [SECONDS], by default 80 for all targets
-# together, after a build of its own. A crash prints its input, and the command that runs that input alone:
-# ci/fuzz.sh replay TARGET FILE.
+# together, after building them; `ci/fuzz.sh build` does that alone. A crash prints its input, and the command that runs that input
+# alone: ci/fuzz.sh replay TARGET FILE.
 #
-# libFuzzer on the stable toolchain: LLVM's coverage by flags, no sanitizer, no cargo-fuzz. The flags are for the target only (build
-# scripts and macros run without), and the build lies beside the workspace's own: with other flags nothing of that can be taken.
+# libFuzzer on the stable toolchain, no cargo-fuzz. Only the crates of this workspace are instrumented (ci/coverage.sh); everything that
+# they depend on is the release build's.
 # shellcheck source=ci/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 targets=(record payload token jwks cursor trace idempotency_key http)
-triple=$(rustc -vV | sed -n 's/^host: //p')
-coverage=(level=4 inline-8bit-counters pc-table trace-compares)
 state=$STATE/fuzz
 
 build() {
-  local flags='--cfg fuzzing -Cpasses=sancov-module' flag
-  for flag in "${coverage[@]}"; do flags+=" -Cllvm-args=-sanitizer-coverage-$flag"; done
+  build_release
   need c++ g++
-  (cd fuzz && CARGO_TARGET_DIR=$CARGO_TARGET_DIR/fuzz RUSTFLAGS=$flags cargo build --locked --target "$triple" --bins)
+  RUSTC_WORKSPACE_WRAPPER=$PWD/ci/coverage.sh cargo build "${release[@]}" "${targets[@]/#/--bin=}"
 }
 
-binary() { echo "$CARGO_TARGET_DIR/fuzz/$triple/debug/$1"; }
+binary() { echo "$CARGO_TARGET_DIR/release/$1"; }
 
 # The golden pairs of the contract, in the form that the targets `record` and `payload` read.
 seeds() {
@@ -60,6 +57,11 @@ if [ "${1:-}" = replay ]; then
   [[ " ${targets[*]} " = *" $2 "* ]] || fail "the targets are ${targets[*]}, not '$2'"
   build
   exec "$(binary "$2")" "$3"
+fi
+
+if [ "${1:-}" = build ]; then
+  build
+  exit 0
 fi
 
 seconds=${1:-80}

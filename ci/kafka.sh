@@ -9,6 +9,7 @@
 #   down            stops it and removes its data
 #   run CLASS ...   runs a program of Kafka's own, such as org.apache.kafka.tools.TopicCommand, .DumpLogSegments or
 #                   .consumer.ConsoleConsumer
+#   jars            fetches Kafka and says where it is
 #   test            starts another one, runs the tests that need it, and stops it whatever happens
 #
 # up, stop, kill and start return when it is so. SKALD_KAFKA_STATE names another directory for the variables and the data,
@@ -261,6 +262,10 @@ down)
   [ -d "$home" ] || fail "none is up in $state"
   down
   ;;
+jars)
+  install
+  echo "$jars"
+  ;;
 run)
   [ -f "$properties" ] || fail "none is up in $state"
   java_class "${@:2}"
@@ -274,7 +279,8 @@ test)
   # shellcheck source=/dev/null
   source "$env_file"
   # They are marked as ignored, because they fail without a Kafka.
-  cargo test --locked --package skald-bus -- --ignored
+  build_debug
+  tests skald-bus it -- --ignored
   ;;
 *)
   sed -n '2,/^# shellcheck/{/^# shellcheck/d;s/^# \{0,1\}//p}' "$0" >&2

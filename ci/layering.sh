@@ -24,6 +24,7 @@ declare -A may=(
   [skald-kit]="$shared"
   [skald-sim]="$shared skald-saga skald-engine skald-kit $services"
   [skald]="$shared skald-saga skald-engine skald-kit $services"
+  [skald-fuzz]="$shared skald-kit $services"
 )
 for service in $services; do may[$service]="$shared skald-saga skald-engine skald-kit"; done
 # Crates that only compute: neither database nor network nor runtime.

@@ -70,3 +70,46 @@ go_tool() {
   fi
   find "$directory" -type f
 }
+
+# The two builds that all scripts share. Cargo resolves features by the packages that are selected: with another selection, or other
+# features, it would compile crates once more. .ci/run builds both, and says so in SKALD_BUILT.
+
+# What `cargo test --workspace` builds. Leaves a list of its tests: package, target, directory, binary.
+build_debug() {
+  local built=$STATE/tests.json
+  [ -z "${SKALD_BUILT:-}" ] || return 0
+  need jq jq
+  cargo test --locked --workspace --no-run --message-format=json-render-diagnostics >"$built"
+  jq -r 'select(.reason == "compiler-artifact" and .profile.test and .executable)
+    | [(.package_id | sub(".*[/#](?<name>[^/#@]+)[#@][^#@]*$"; "\(.name)")), .target.name, (.manifest_path | sub("/Cargo.toml$"; "")), .executable]
+    | @tsv' "$built" >"$STATE/tests"
+}
+
+# tests PACKAGE [TARGET] [-- ARGUMENT...]: runs tests of that build as cargo does, all targets of a package or one.
+tests() {
+  local package=$1 target='' found=0 name directory binary
+  shift
+  if [ $# -gt 0 ] && [ "$1" != -- ]; then
+    target=$1
+    shift
+  fi
+  [ $# = 0 ] || shift
+  while IFS=$'\t' read -r _ name directory binary; do
+    [ -z "$target" ] || [ "$name" = "$target" ] || continue
+    found=1
+    echo "running $package, $name" >&2
+    (cd "$directory" && CARGO_MANIFEST_DIR=$directory "$binary" "$@")
+  done < <(grep "^$package"$'\t' "$STATE/tests")
+  [ "$found" = 1 ] || fail "there is no test ${target:+$target }of $package in $STATE/tests"
+}
+
+# The binary as the image has it, with TLS; the simulation and the models, with planted faults compiled in: none is planted unless
+# SKALD_PLANTED names it.
+release=(--locked --release --package=skald --package=skald-sim --package=skald-saga --package=skald-fuzz
+  --features=skald/tls --features=skald-sim/planted --features=skald-fuzz/libfuzzer)
+build_release() {
+  [ -z "${SKALD_BUILT:-}" ] || return 0
+  [ -e /usr/include/openssl/ssl.h ] || apt_install libssl-dev pkg-config
+  need pkg-config pkg-config
+  cargo build "${release[@]}" --bin=skald --bin=sim --test=model
+}

@@ -15,17 +15,20 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 proof_embedded() {
-  env -u SKALD_TEST_KAFKA -u SKALD_TEST_POSTGRES cargo test --locked -p skald --test it traces::
+  (
+    unset SKALD_TEST_KAFKA SKALD_TEST_POSTGRES
+    tests skald it -- traces::
+  )
 }
 
 proof_kafka() {
   servers
-  cargo test --locked -p skald --test it traces::an_order -- --test-threads=1 --nocapture
+  tests skald it -- traces::an_order --test-threads=1 --nocapture
 }
 
 proof_broken() {
   servers
-  cargo test --locked -p skald --test observability trace_ -- --ignored --test-threads=1 --nocapture
+  tests skald observability -- trace_ --ignored --test-threads=1 --nocapture
 }
 
 proof_watched() {
@@ -34,12 +37,13 @@ proof_watched() {
   export SKALD_TEST_METRICS=$STATE/observability/metrics SKALD_TEST_QUERIES=$STATE/observability/queries
   python3 ci/prometheus.py metrics always traffic >"$SKALD_TEST_METRICS"
   python3 ci/prometheus.py queries >"$SKALD_TEST_QUERIES"
-  cargo test --locked -p skald --test observability traces -- --ignored --test-threads=1 --nocapture
+  tests skald observability -- traces --ignored --test-threads=1 --nocapture
 }
 
 proof_cost() {
-  cargo build --locked --release
-  SKALD_BIN=$CARGO_TARGET_DIR/release/skald cargo test --locked -p skald --test observability what_tracing_costs -- --ignored --nocapture
+  build_release
+  export SKALD_BIN=$CARGO_TARGET_DIR/release/skald
+  tests skald observability -- what_tracing_costs --ignored --nocapture
 }
 
 # Servers of its own, beside any that are up already; once, for all proofs that want them.
@@ -63,6 +67,7 @@ for proof in "$@"; do
   declare -F "proof_$proof" >/dev/null || fail "there is no proof '$proof'; there are: $(declare -F | sed -n 's/^declare -f proof_//p' | xargs)"
 done
 unset SKALD_TEST_KAFKA SKALD_TEST_POSTGRES
+build_debug
 for proof in "$@"; do
   echo "== $proof"
   "proof_$proof"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# A real PostgreSQL without Docker: ci/postgres.sh up | restart | down | test.
+# A real PostgreSQL without Docker: ci/postgres.sh up | restart | down | programs | test.
 #
 #   up    starts one on loopback and a free port, in a directory of its own, with the five services' databases, and prints
 #         the variables to reach it (also in target/ci/postgres.env); one that is up already is kept
 #   restart  stops that one without letting anybody finish, and starts it again
 #   down  stops that one and removes its data
+#   programs  installs PostgreSQL's programs and says where they are
 #   test  starts another one, runs the suites below on it, and stops it whatever happens
 #
 # SKALD_TEST_POSTGRES is a URL whose role may create databases: a suite makes a fresh one a test beside those five.
@@ -146,6 +147,10 @@ down)
   stop "$(cat "$directory_file")"
   rm -f "$directory_file" "$env_file"
   ;;
+programs)
+  install
+  bin
+  ;;
 test)
   install
   directory=$(new_directory)
@@ -154,7 +159,8 @@ test)
   trap 'exit 143' TERM
   start "$directory" "$STATE/postgres-test.env"
   written_before=$("$(bin)/psql" -XAtc 'SELECT pg_current_wal_lsn()')
-  cargo test --locked "${suites[@]/#/--package=}"
+  build_debug
+  for suite in "${suites[@]}"; do tests "$suite"; done
   # A suite that has forgotten the variable passes on SQLite: so ask the server whether anybody was here.
   written=$("$(bin)/psql" -XAtc "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '$written_before')::bigint")
   [ "$written" -gt 1000000 ] || fail "the suites passed, but wrote only $written bytes on PostgreSQL: they ran on SQLite"

@@ -15,7 +15,7 @@ runs=${SKALD_SIM_RUNS:-256}    # in each of two processes: 20,480 orders
 seeds=${SKALD_SIM_SEEDS:-60}   # in which a planted fault must be found
 table=docs/planted-faults.md
 
-cargo build --locked --release -p skald-sim --features planted
+build_release
 sim=$CARGO_TARGET_DIR/release/sim
 
 # SQLite runs in a thread of its own that takes turns with the simulation's, so both on one core take half of what they take on two.

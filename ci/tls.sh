@@ -1,14 +1,12 @@
 #!/usr/bin/env bash
 # The build with TLS against a Kafka and a PostgreSQL that ask for it: the right certificate and password get in, wrong ones get a
-# sentence. ci/tls.sh, which builds with --features tls (unoptimized) and starts both servers itself.
+# sentence. ci/tls.sh, which starts both servers itself.
 # shellcheck source=ci/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-[ -e /usr/include/openssl/ssl.h ] || apt_install libssl-dev pkg-config
-need pkg-config pkg-config
 need curl curl
-cargo build --locked --package skald --features tls
-skald=$CARGO_TARGET_DIR/debug/skald
+build_release
+skald=$CARGO_TARGET_DIR/release/skald
 
 state=$STATE/tls
 rm -rf "$state"

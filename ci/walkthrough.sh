@@ -4,7 +4,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need curl curl
 
-cargo build --release --locked
+build_release
 work=$(mktemp -d)
 SKALD_ADMIN_EMAIL=admin@shop.example SKALD_ADMIN_PASSWORD='correct horse battery staple' SKALD_PRODUCT_GRPC_LISTEN=127.0.0.1:0 \
   "$CARGO_TARGET_DIR/release/skald" up --data "$work/data" --listen 127.0.0.1:0 >"$work/out" 2>"$work/log" &

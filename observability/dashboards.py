@@ -86,6 +86,7 @@ def section(title):
     return {"type": "row", "title": title, "collapsed": False, "panels": [], "gridPos": {"w": COLUMNS, "h": 1}}
 
 
+CLOCKS = [("max by (instance) (clock_ahead_seconds)", "{{instance}}")]
 STACKED = {"stacking": {"mode": "normal"}, "fillOpacity": 40}
 
 
@@ -312,6 +313,8 @@ def consumers():
         section("Set aside"),
         panel("Parked", "short", held("consumer_parked_messages", "service"), "Messages that wait for a missing one."),
         panel("Dead letters, not redriven", "short", held("dlq_messages", "service"), "What somebody has to look at."),
+        panel("Rows that can't be read", "short", held("rows_unreadable", "service"), "Of a newer build: they wait for it."),
+        panel("Clocks", "s", CLOCKS, "How far each machine's is ahead of the time by which its process goes.", min=None),
         panel("Dead letters, made", "ops", counted("dlq_made_total", "service"), "Messages set aside a second."),
         section("Group commit"),
         panel(

@@ -3,8 +3,8 @@
 #![no_main]
 
 use contract::{
-    Cause, DeadLetter, Record, Timestamp,
-    record::{decode, encode},
+    Cause, DeadLetter, MessageKeys, Record, Timestamp,
+    record::{decode, encode_again},
 };
 use skald_fuzz::{lines, payload};
 
@@ -19,12 +19,15 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     assert_eq!(Some(message.data.as_bytes()), record.value.as_deref());
 
     // What was read is written with the same words, but that a time has one form.
-    let again = encode(&message, &link.source, link.previous);
+    let again = encode_again(&message, &link);
     for (name, value) in again.headers.iter().filter(|(name, _)| !name.starts_with("dlq_")) {
         let (written, found) = (std::str::from_utf8(value).unwrap(), record.header(name).unwrap());
         let same_time = || written.parse::<Timestamp>().unwrap() == found.parse::<Timestamp>().unwrap();
         assert!(written == found || (name == "ce_time" && same_time()), "{name} was {found} and is {written}");
     }
+    // Nobody guesses a signature; what is signed is what was read.
+    let (keys, mut checked) = (MessageKeys::parse("fuzz:what no input can come to know of").unwrap(), link.clone());
+    assert!(keys.check(&message, &mut checked).is_err() && !checked.seal.is_good());
     payload::check(&message.kind, message.schema, &message.data);
     assert_eq!(decode(TOPIC, &again).unwrap(), (message, link));
 });

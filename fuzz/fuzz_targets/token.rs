@@ -66,7 +66,7 @@ fn claimed(token: &str) -> Option<Caller> {
     let seconds = ENV.now().0 / 1_000_000;
     let is_ours = header["alg"] == "EdDSA" && ["k1", "k2"].map(Value::from).contains(&header["kid"]);
     let is_for_us = claims["iss"] == ISSUER && claims["aud"] == AUDIENCE;
-    let is_now = claims["nbf"].as_i64()? <= seconds + 5 && claims["exp"].as_i64()? > seconds && claims["iat"].is_i64();
+    let is_now = claims["nbf"].as_i64()? <= seconds + 60 && claims["exp"].as_i64()? > seconds && claims["iat"].is_i64();
     let caller = Caller { id: claims["sub"].as_str()?.parse().ok()?, role: kit::auth::Role::parse(claims["role"].as_str()?)? };
     (is_ours && is_for_us && is_now).then_some(caller)
 }

@@ -176,7 +176,7 @@ impl<H: Consumer> Running<H> {
         }
     }
 
-    /// Delivers until it is committed, lost or refused for good. `poison` turns every message into a dead letter.
+    /// Delivers until it is committed, lost, to be read once more or refused for good. `poison` turns every message into a dead letter.
     async fn deliver(&self, batch: &Batch, poison: Option<String>) -> Option<Result<i64, Error>> {
         let claim = Claim {
             consumer: self.name.to_owned(),
@@ -194,6 +194,12 @@ impl<H: Consumer> Running<H> {
                     Err(error) => error,
                 },
                 Err(Error::Closed) => return None,
+                Err(error @ Error::Missing { .. }) => {
+                    let (topic, partition, from) = (&batch.topic, batch.partition, batch.from);
+                    tracing::warn!(consumer = self.name, topic, partition, from, "{error}; asking Kafka for it once more");
+                    self.writer.log().asked_again(topic, partition, from);
+                    return Some(Ok(from));
+                }
                 Err(error @ Error::Conflict(_)) if conflicts == CONFLICTS_MAX => return Some(Err(error)),
                 Err(error) if error.is_transient() && !Fault::OutageIsPoison.is_planted() => {
                     conflicts += u32::from(matches!(error, Error::Conflict(_)));

@@ -10,12 +10,15 @@ mod partition;
 mod relay;
 mod tails;
 mod topics;
+mod unreadable;
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use contract::MessageKeys;
+use eventlog::Memory;
 use rdkafka::{
     ClientConfig, ClientContext, Statistics,
     config::RDKafkaLogLevel,
@@ -26,20 +29,30 @@ use rdkafka::{
 pub use flow::{Flow, Publish, Report};
 pub use group::{Group, Spawn};
 pub use locate::{Locator, Place};
-pub use partition::{Buffer, Look, Partition, Places, begin_at, incoming};
+pub use partition::{Buffer, Look, Partition, Places, Room, begin_at, incoming, incoming_with};
 pub use relay::{Ended, LEASE, published_by, relay, whole};
 pub use topics::{Difference, TopicsError, apply, check};
 
-/// How to reach a cluster: settings of librdkafka, such as `bootstrap.servers`. Cheap to clone.
+/// The largest batch of our topics but dead letters, in bytes: what is asked of one partition at a time.
+const FETCH_LEAST: usize = 1024 * 1024;
+
+/// How to reach a cluster: settings of librdkafka, such as `bootstrap.servers`; and by what its records are believed. Cheap to clone.
 #[derive(Clone)]
 pub struct Kafka {
     settings: Arc<Vec<(String, String)>>,
+    keys: MessageKeys,
 }
 
 impl Kafka {
     /// The settings of the connection; those of the protocol below are not to be changed.
     pub fn new(settings: Vec<(String, String)>) -> Self {
-        Self { settings: Arc::new(settings) }
+        Self { settings: Arc::new(settings), keys: MessageKeys::default() }
+    }
+
+    /// With message keys every record is signed, and what does not verify is forged.
+    #[must_use]
+    pub fn with_keys(self, keys: MessageKeys) -> Self {
+        Self { keys, ..self }
     }
 
     /// What every client here has in common.
@@ -62,6 +75,16 @@ impl Kafka {
             .set("statistics.interval.ms", "2000");
         config
     }
+}
+
+/// Bounds what a client that reads has fetched ahead of whoever takes it: librdkafka's own bounds are 64 MiB and 50 MiB.
+fn bound(config: &mut ClientConfig, memory: Memory) {
+    // An answer holds one batch at least, however small the bound; that is librdkafka's own least one.
+    let fetch = memory.fetch().max(FETCH_LEAST);
+    config
+        .set("queued.max.messages.kbytes", (memory.fetched() / 1024).max(1).to_string())
+        .set("fetch.max.bytes", fetch.to_string())
+        .set("fetch.message.max.bytes", FETCH_LEAST.to_string());
 }
 
 impl std::fmt::Debug for Health {

@@ -68,17 +68,23 @@ impl DeadLetter {
     pub const KIND: &str = "skald.DeadLetter";
     pub const SCHEMA: i64 = 1;
 
+    /// What would be kept of a record, and what is noted of the rest.
+    pub fn kept(record: Record) -> (Record, String) {
+        match record.size() {
+            size if size > RECORD_BYTES_MAX => {
+                (Record::default(), format!("the record, about {size} bytes, is too large to be kept: "))
+            }
+            _ => (record, String::new()),
+        }
+    }
+
     /// What is too large to be published is left out: of an error its end, of a record all but its coordinates.
     pub fn encode(&self) -> Encoded {
-        let size = self.record.size();
         let error = &self.error[..self.error.floor_char_boundary(ERROR_BYTES_MAX)];
-        if size <= RECORD_BYTES_MAX && error.len() == self.error.len() {
+        if self.record.size() <= RECORD_BYTES_MAX && error.len() == self.error.len() {
             return payload::encode(Self::KIND, Self::SCHEMA, self);
         }
-        let (record, note) = match size > RECORD_BYTES_MAX {
-            true => (Record::default(), format!("the record, about {size} bytes, is too large to be kept: ")),
-            false => (self.record.clone(), String::new()),
-        };
+        let (record, note) = Self::kept(self.record.clone());
         let (consumer, topic, error) = (self.consumer.clone(), self.topic.clone(), format!("{note}{error}"));
         payload::encode(Self::KIND, Self::SCHEMA, &Self { consumer, topic, error, record, ..*self })
     }

@@ -15,6 +15,7 @@ pub mod planted;
 pub mod product;
 pub mod record;
 pub mod saga;
+pub mod signature;
 pub mod time;
 pub mod topics;
 pub mod trace;
@@ -26,7 +27,8 @@ pub use ids::{CustomerId, MessageId, NotificationId, OrderId, ProductId};
 pub use money::{Currency, Money};
 pub use payload::{DecodeError, Encoded};
 pub use planted::Fault;
-pub use record::{Link, Malformed, Record, Source};
+pub use record::{Link, Malformed, Record, Seal, Source};
+pub use signature::MessageKeys;
 pub use time::Timestamp;
 pub use trace::Trace;
 

@@ -51,6 +51,8 @@ pub enum Operation {
 }
 
 impl Operation {
+    pub const ALL: [Self; 4] = [Self::Authorize, Self::Capture, Self::Void, Self::Refund];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Authorize => "authorize",
@@ -61,7 +63,7 @@ impl Operation {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Authorize, Self::Capture, Self::Void, Self::Refund].into_iter().find(|operation| operation.as_str() == text)
+        Self::ALL.into_iter().find(|operation| operation.as_str() == text)
     }
 }
 

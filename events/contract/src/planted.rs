@@ -50,10 +50,18 @@ faults! {
     KeyWithAttempt = "key-with-attempt": "the payment provider's idempotency key holds the number of the try",
     TimeoutIsDeclined = "timeout-is-declined": "a call to the provider that timed out is taken for declined",
     GapNeverDrained = "gap-never-drained": "messages behind a gap are kept, and not looked for once it has closed",
+    BufferGoesOn = "buffer-goes-on": "a reader goes on with its buffer where another has handled less than was taken out of it, and believes what it misses",
     OutageIsPoison = "outage-is-poison": "a message that meets a database that is away becomes a dead letter",
     RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
     CallsForgotten = "calls-forgotten": "a call without an answer is not made again",
+    LargeIsLeft = "large-is-left": "a message that takes more than a batch may is left where it is, and all that follow it",
+    SignatureUnchecked = "signature-unchecked": "the signature of a record is not held against it",
+    EpochOfAnybody = "epoch-of-anybody": "an epoch that nobody has vouched for begins a chain of its own",
     IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",
+    LeaseBelieved = "lease-believed": "a lease that ends later than any lease can is waited for",
+    InstantsUnclamped = "instants-unclamped": "an instant that lies further ahead than its own wait allows is waited for",
+    KeysByTheClock = "keys-by-the-clock": "idempotency keys are forgotten as the clock says, however fast it runs",
+    UnreadableBlocks = "unreadable-blocks": "a row that this build can't read stays where it is among those that are due",
 }
 
 #[cfg(feature = "planted")]

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{DeadLetter, Message, MessageId, Meta, Trace};
+use crate::{DeadLetter, Message, MessageId, Meta, Trace, signature};
 
 mod form;
 
@@ -102,6 +102,34 @@ pub struct Link {
     pub sequence: i64,
     /// The sequence that its source published to this partition before this one; 0: none.
     pub previous: i64,
+    pub seal: Seal,
+}
+
+/// What is known of who wrote a record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seal {
+    /// It is not signed.
+    #[default]
+    None,
+    /// Its signature, which nobody has held against it.
+    Unchecked(String),
+    /// Its signature, made with one of our keys.
+    Good(String),
+}
+
+impl Seal {
+    /// The signature, good or not.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Unchecked(text) | Self::Good(text) => Some(text),
+        }
+    }
+
+    /// Only a service can have written it.
+    pub fn is_good(&self) -> bool {
+        matches!(self, Self::Good(_))
+    }
 }
 
 /// Why a record is not a message. No retry makes it one.
@@ -153,7 +181,7 @@ pub fn encode(message: &Message, source: &Source, previous: i64) -> Record {
     let key = message.key.as_deref().unwrap_or_default();
     let mut record = Record {
         key: Some(key.into()),
-        headers: Vec::with_capacity(if message.kind == DeadLetter::KIND { 23 } else { 15 }),
+        headers: Vec::with_capacity(if message.kind == DeadLetter::KIND { 24 } else { 16 }),
         value: Some(message.data.as_str().into()),
     };
     record.add("content-type", "application/json");
@@ -220,6 +248,7 @@ pub fn decode(topic: &str, record: &Record) -> Result<(Message, Link), Malformed
     }
     let correlation = headers.optional_uuid("ce_correlationid")?;
     let cause = headers.optional_uuid("ce_causationid")?.map(MessageId);
+    let seal = headers.optional(signature::HEADER)?.map_or(Seal::None, |text| Seal::Unchecked(text.to_owned()));
     let key = headers.required("ce_partitionkey")?;
     match record.key.as_deref() {
         None => return Err(Malformed::MissingKey),
@@ -242,7 +271,16 @@ pub fn decode(topic: &str, record: &Record) -> Result<(Message, Link), Malformed
         time,
         meta: Meta { cause, correlation, trace: headers.trace(), actor: None },
     };
-    Ok((message, Link { source, sequence, previous }))
+    Ok((message, Link { source, sequence, previous, seal }))
+}
+
+/// The record of a message that came as one, as far as it is believed: [`encode`], and the signature that it came with.
+pub fn encode_again(message: &Message, link: &Link) -> Record {
+    let mut record = encode(message, &link.source, link.previous);
+    if let Some(text) = link.seal.text() {
+        record.add(signature::HEADER, text);
+    }
+    record
 }
 
 /// The headers of one record. Names are looked up one by one: for fifteen of them that is quicker than a map.
@@ -291,7 +329,10 @@ impl<'r> Headers<'r> {
     fn trace(&self) -> Trace {
         let text = |name| self.optional(name).ok().flatten();
         match text("traceparent").filter(|parent| Trace::is_parent(parent)) {
-            Some(parent) => Trace { parent: Some(parent.to_owned()), state: text("tracestate").map(str::to_owned) },
+            Some(parent) => {
+                let state = text("tracestate").filter(|state| !state.is_empty());
+                Trace { parent: Some(parent.to_owned()), state: state.map(str::to_owned) }
+            }
             None => Trace::default(),
         }
     }
@@ -310,7 +351,7 @@ fn number(text: &str) -> Option<i64> {
 }
 
 /// What was found, quoted and short enough for an error.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     match text.char_indices().nth(80) {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?}…", &text[..end]),

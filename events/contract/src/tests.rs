@@ -19,6 +19,7 @@ mod golden;
 mod payloads;
 mod records;
 mod schemas;
+mod signatures;
 
 /// One message type, from the table that declares it.
 #[derive(Clone, Copy)]

@@ -4,10 +4,10 @@
 
 use std::sync::atomic::Ordering;
 
-use contract::record::Link;
+use contract::{Cause, record::Link};
 
 use crate::{
-    Arrived, Claim, Error, Handler, Item, Log, Place, Unit,
+    Arrived, Claim, Error, Handler, Item, Log, Place, Poison, Todo, Unit,
     chain::{self, Chains, Parked},
     dead_letter, on,
     writer::Entry,
@@ -19,7 +19,8 @@ const CLAIMS_MAX: usize = 64;
 /// What came of the places of messages in their chains.
 #[derive(Default)]
 pub(crate) struct Arrivals {
-    pub dead_letters: u64,
+    /// By their causes, in the order of [`Cause::ALL`].
+    dead_letters: [u64; Cause::ALL.len()],
     repeats: u64,
     parked: i64,
     /// The first message behind each gap, what was seen before it, and the newest one that waits behind it.
@@ -28,10 +29,11 @@ pub(crate) struct Arrivals {
 
 impl Arrivals {
     /// Finds the place of every message, keeps what has been seen and what must wait, and leaves for each delivery what is to be
-    /// handled, or set aside for being forged.
+    /// handled, or set aside for being forged. A gap that nobody has asked about a second time is none yet: [`Error::Missing`].
     pub(crate) async fn place<'b, W>(
         &mut self,
         unit: &mut Unit<'_>,
+        log: &Log,
         mut chains: Chains<'b>,
         deliveries: &[(&'b Claim, &'b [Item<W>])],
     ) -> Result<Vec<Vec<(&'b Item<W>, Option<&'static str>)>>, Error> {
@@ -44,6 +46,14 @@ impl Arrivals {
                     left.push((item, None));
                     continue;
                 };
+                // It was forged before it came here: whatever place it claims, it has none.
+                if let Todo::SetAside(Poison { cause: Cause::Forged, .. }) = &item.todo {
+                    left.push((item, None));
+                    if claim.is_drain() {
+                        released.push((*claim, link));
+                    }
+                    continue;
+                }
                 let chain = chains.get(claim);
                 let place = chain.place(link);
                 match place {
@@ -73,6 +83,9 @@ impl Arrivals {
             left
         });
         let placed = placed.collect();
+        if let Some((_, link, last, _)) = self.gaps.iter().find(|(claim, link, ..)| !log.believes(claim, link)) {
+            return Err(Error::Missing { previous: link.previous, last: *last });
+        }
         chains.save(unit).await?;
         if !parked.is_empty() {
             let now_us = unit.now().0;
@@ -86,15 +99,23 @@ impl Arrivals {
         Ok(placed)
     }
 
+    /// Takes note of a message that is set aside.
+    pub(crate) fn set_aside(&mut self, cause: Cause) {
+        let place = Cause::ALL.iter().position(|known| *known == cause).expect("all of them");
+        self.dead_letters[place] += 1;
+    }
+
     /// Counts and tells, once the transaction has committed.
     pub(crate) fn tell(self, log: &Log) {
         let counts = log.counts();
-        counts.dead_letters.fetch_add(self.dead_letters, Ordering::Relaxed);
+        for (count, made) in counts.dead_letters.iter().zip(self.dead_letters) {
+            count.fetch_add(made, Ordering::Relaxed);
+        }
         counts.repeats.fetch_add(self.repeats, Ordering::Relaxed);
         counts.parked.fetch_add(self.parked, Ordering::Relaxed);
         for (claim, link, last, newest) in self.gaps {
             let Claim { consumer, topic, partition, .. } = &claim;
-            let Link { source, sequence, previous } = &link;
+            let Link { source, sequence, previous, .. } = &link;
             // What comes behind a gap that has been told of is no other gap.
             if log.tell_gap((topic.clone(), *partition, source.to_string()), newest) == Some(*previous) {
                 continue;
@@ -177,6 +198,14 @@ pub(crate) async fn claim<'b, H: Handler>(unit: &mut Unit<'_>, batch: &'b [Entry
                 Some((.., seen)) => chains.know(claim, seen)?,
                 None => lost[index] = true,
             }
+        }
+    }
+    for (entry, lost) in batch.iter().zip(&lost) {
+        let Entry::Delivery { claim, items, .. } = entry else { continue };
+        let mut links =
+            items.iter().filter_map(|item| if let Arrived::Linked(_, link) = &item.message { Some(link) } else { None });
+        if !lost && links.any(|link| !chains.get(claim).knows(&link.source)) {
+            chains.know_the_topic(unit, claim).await?;
         }
     }
     Ok((lost, chains))

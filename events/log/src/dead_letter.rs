@@ -22,8 +22,8 @@ pub(crate) struct Letter<'m> {
 /// The message as it stands, or would stand, on its topic.
 pub(crate) fn record(claim: &Claim, message: &Arrived) -> Record {
     match message {
-        Arrived::Raw(record) => record.clone(),
-        Arrived::Linked(message, link) => record::encode(message, &link.source, link.previous),
+        Arrived::Raw(record) => Record::clone(record),
+        Arrived::Linked(message, link) => record::encode_again(message, link),
         Arrived::Row(message) => {
             // Read out of a log directly: it never had a place among what is published.
             let service = claim.topic.rsplit(':').next().unwrap_or_default().to_owned();
@@ -53,11 +53,13 @@ impl Letter<'_> {
         // PostgreSQL takes no NUL in a text.
         let error = poison.error.replace('\0', "\u{fffd}");
         let (consumer, partition, cause) = (claim.consumer.clone(), claim.partition, poison.cause);
-        let letter = DeadLetter { consumer, topic, partition, offset, cause, error, attempts: 1, replays: 0, record };
+        let mut letter = DeadLetter { consumer, topic, partition, offset, cause, error, attempts: 1, replays: 0, record };
         let stream = format!("dead-letter-{id}");
         let key = key.unwrap_or_else(|| format!("{}-{partition}-{offset}", letter.topic));
         let to = Some((topics::dead_letters(&letter.topic), key));
         let row = Row::new(row_id.into(), stream.clone(), 1, to, letter.encode(), meta);
+        // The row has it; of what may be large no more copies are kept than are written.
+        letter.record = Record::default();
         (row, (stream, letter, kind))
     }
 }
@@ -65,34 +67,37 @@ impl Letter<'_> {
 /// Appends the dead letters to the unit and lists them for operators.
 pub(crate) async fn keep(unit: &mut Unit<'_>, letters: Vec<Letter<'_>>) -> Result<(), Error> {
     let now = unit.now();
-    let mut listed = Vec::with_capacity(letters.len());
+    let (mut rows, mut listed) = (Vec::with_capacity(letters.len()), Vec::with_capacity(letters.len()));
     for letter in letters {
-        let (row, (stream, letter, kind)) = letter.write(unit.id(), unit.id(), now);
-        listed.push((stream, letter, kind, row.payload.data.clone()));
-        unit.rows.push(row);
+        let (row, of_it) = letter.write(unit.id(), unit.id(), now);
+        rows.push(row);
+        listed.push(of_it);
     }
+    let listed: Vec<_> = listed.into_iter().zip(&rows).map(|(of_it, row)| (of_it, row.payload.data.as_str())).collect();
     insert(unit.conn(), &listed, now.0).await?;
+    unit.rows.extend(rows);
     Ok(())
 }
 
-type Listed = (String, DeadLetter, String, String);
+/// What lists a dead letter, and its row's data.
+type Listed<'r> = ((String, DeadLetter, String), &'r str);
 
-async fn insert(conn: &mut Conn<'_>, letters: &[Listed], now_us: i64) -> Result<(), sqlx::Error> {
+async fn insert(conn: &mut Conn<'_>, letters: &[Listed<'_>], now_us: i64) -> Result<(), sqlx::Error> {
     insert_many!(
         conn,
         "INSERT INTO dead_letters (stream, consumer, topic, partition, message_offset, kind, cause, error, message, replays, time_us)",
         letters,
         |r| [
-            r.0.as_str(),
-            r.1.consumer.as_str(),
-            r.1.topic.as_str(),
-            r.1.partition,
-            r.1.offset,
-            r.2.as_str(),
-            r.1.cause.as_str(),
-            r.1.error.as_str(),
-            r.3.as_str(),
-            i64::from(r.1.replays),
+            r.0.0.as_str(),
+            r.0.1.consumer.as_str(),
+            r.0.1.topic.as_str(),
+            r.0.1.partition,
+            r.0.1.offset,
+            r.0.2.as_str(),
+            r.0.1.cause.as_str(),
+            r.0.1.error.as_str(),
+            r.1,
+            i64::from(r.0.1.replays),
             now_us
         ],
         ""

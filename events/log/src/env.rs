@@ -11,27 +11,19 @@ use contract::Timestamp;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use uuid::Uuid;
 
-use crate::Observer;
+use crate::{Memory, Observer, Stand, SystemClock};
 
 /// A source of time. Instants are truncated to microseconds, which both databases keep.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Timestamp;
     fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
-}
 
-/// The machine's clock.
-#[derive(Debug, Default)]
-pub struct SystemClock;
+    /// Hears what the time is for whoever shares a database, asked and answered within `took`. A simulated clock is told otherwise.
+    fn agree(&self, _time: Timestamp, _took: Duration) {}
 
-impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the machine for the time")]
-    fn now(&self) -> Timestamp {
-        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
-    }
-
-    fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(tokio::time::sleep(wait))
+    /// How it stands to the machine's clock.
+    fn stand(&self) -> Stand {
+        Stand::default()
     }
 }
 
@@ -44,24 +36,30 @@ pub trait Disk: Send + Sync + 'static {
     fn commit<'a>(&'a self, commit: Commit<'a>) -> Commit<'a>;
 }
 
-/// Clock and randomness of one process (or of one simulated one).
+/// Clock, randomness and memory of one process (or of one simulated one).
 #[derive(Clone)]
 pub struct Env {
     clock: Arc<dyn Clock>,
     random: Arc<Mutex<StdRng>>,
     disk: Option<Arc<dyn Disk>>,
     observer: Option<Arc<dyn Observer>>,
+    memory: Memory,
 }
 
 impl Env {
-    /// The machine's clock and randomness from the operating system.
+    /// The machine's clock, made steady, and randomness from the operating system.
     pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock), random: Arc::new(Mutex::new(StdRng::from_os_rng())), disk: None, observer: None }
+        Self::with(Arc::new(SystemClock::start()), StdRng::from_os_rng())
     }
 
     /// A given clock, and ids and jitter that follow from a seed.
     pub fn seeded(clock: Arc<dyn Clock>, seed: u64) -> Self {
-        Self { clock, random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))), disk: None, observer: None }
+        Self::with(clock, StdRng::seed_from_u64(seed))
+    }
+
+    fn with(clock: Arc<dyn Clock>, random: StdRng) -> Self {
+        let (random, memory) = (Arc::new(Mutex::new(random)), Memory::default());
+        Self { clock, random, disk: None, observer: None, memory }
     }
 
     /// The same, with commits that go through `disk`.
@@ -72,6 +70,15 @@ impl Env {
     /// The same, with somebody who hears what is done.
     pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
         Self { observer: Some(observer), ..self }
+    }
+
+    /// The same, with so much memory for messages and requests on their way.
+    pub fn with_memory(self, memory: Memory) -> Self {
+        Self { memory, ..self }
+    }
+
+    pub fn memory(&self) -> Memory {
+        self.memory
     }
 
     /// Who hears what is done. Without one nothing is made ready to be told.
@@ -85,6 +92,16 @@ impl Env {
 
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// Takes up the time of a database, asked and answered within `took`.
+    pub(crate) fn agree(&self, time: Timestamp, took: Duration) {
+        self.clock.agree(time, took);
+    }
+
+    /// How the clock by which this process goes stands to the machine's.
+    pub fn clock(&self) -> Stand {
+        self.clock.stand()
     }
 
     pub async fn sleep(&self, wait: Duration) {

@@ -20,6 +20,10 @@ pub enum Error {
     /// A row is larger than its topic takes, in bytes. It would stop the relay for ever, so it is never appended.
     #[error("a {kind} of {bytes} bytes is too large for {topic}, which takes {bytes_max}")]
     TooLarge { kind: &'static str, topic: String, bytes: usize, bytes_max: usize },
+    /// A delivery has a message whose predecessor did not come. Before that is believed, what is claimed has to be read once more:
+    /// [`Log::asked_again`](crate::Log::asked_again).
+    #[error("message {previous} did not come after {last}")]
+    Missing { previous: i64, last: i64 },
     /// The commit's answer was lost and could not be settled in time. Ask again under the same idempotency key.
     #[error("the outcome of the commit is unknown")]
     OutcomeUnknown,
@@ -44,7 +48,7 @@ impl Error {
             | Self::Overloaded
             | Self::Backlogged
             | Self::Closed => true,
-            Self::Refused(_) | Self::Corrupt(_) | Self::TooLarge { .. } => false,
+            Self::Refused(_) | Self::Corrupt(_) | Self::TooLarge { .. } | Self::Missing { .. } => false,
         }
     }
 }

@@ -6,11 +6,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use contract::{DeadLetter, Fault, Message, Timestamp, dead_letter::Cause};
+use contract::{Fault, Message, Timestamp, dead_letter::Cause};
 use tokio::sync::mpsc;
 
 use crate::{
-    Answer, Claim, Database, Delivered, Error, Handled, Handler, IdempotencyKey, Item, Job, Log, Poison, Stored, Todo, Unit,
+    Answer, Claim, Database, Delivered, Error, Handled, Handler, IdempotencyKey, Item, Job, KEYS_KEPT, Log, Poison, Stored, Todo,
+    Unit,
     append::append,
     arrivals::{Arrivals, claim},
     backoff,
@@ -37,6 +38,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const GATHERED_ENOUGH: usize = 64;
 /// Idempotency keys deleted in one transaction.
 const FORGOTTEN_MAX: i64 = 1_000;
+/// The row among the keys that says how far they are forgotten. Real ones are hashes of 32 bytes.
+const FORGOTTEN_TO: &[u8] = b"forgotten to";
 
 pub(crate) struct Task<H: Handler> {
     pub log: Log,
@@ -59,7 +62,8 @@ impl<H: Handler> Task<H> {
         }
     }
 
-    /// What has gathered, up to the batch's bound. The entry that would pass the bound is held for the next batch. `was_shared` is
+    /// What has gathered, up to the batch's bounds. The entry that would pass one is held for the next batch, where it is the first, and
+    /// taken however large it is. `was_shared` is
     /// whether the last batch was of more than one job.
     async fn gather(&mut self, held: &mut Option<Entry<H>>, was_shared: &mut bool) -> Option<Vec<Entry<H>>> {
         let first = match held.take() {
@@ -70,26 +74,31 @@ impl<H: Handler> Task<H> {
             // In real time: nothing is decided by it, and a clock that a test has stopped must not stop commits.
             tokio::time::sleep(if self.log.has_peer() { GATHER * 2 } else { GATHER }).await;
         }
-        let mut weight = first.weight();
+        let (mut jobs, mut bytes) = first.weight();
         let mut batch = vec![first];
         while let Ok(entry) = self.entries.try_recv() {
-            weight += entry.weight();
-            if weight > self.batch_max {
+            let weight = entry.weight();
+            if jobs + weight.0 > self.batch_max || bytes + weight.1 > self.log.env().memory().batch() {
                 *held = Some(entry);
                 break;
             }
+            (jobs, bytes) = (jobs + weight.0, bytes + weight.1);
             batch.push(entry);
         }
-        *was_shared = weight > 1;
+        *was_shared = jobs > 1;
         Some(batch)
     }
 
     async fn commit(&mut self, batch: Vec<Entry<H>>) {
         match self.settled(&batch).await {
             Ok(outcomes) => self.reply(batch, outcomes),
-            Err(error @ (Error::Conflict(_) | Error::Refused(_) | Error::Corrupt(_) | Error::TooLarge { .. }))
-                if batch.len() > 1 =>
-            {
+            Err(
+                error @ (Error::Conflict(_)
+                | Error::Refused(_)
+                | Error::Corrupt(_)
+                | Error::TooLarge { .. }
+                | Error::Missing { .. }),
+            ) if batch.len() > 1 => {
                 tracing::debug!(service = self.log.service(), %error, entries = batch.len(), "batch rolled back; trying each by itself");
                 for entry in batch {
                     self.commit_alone(entry).await;
@@ -238,7 +247,7 @@ impl<H: Handler> Task<H> {
             on!(unit.conn(), |c| sqlx::query::<DB>("COMMIT").execute(c).await.map(drop))?;
             on!(unit.conn(), |c| sqlx::query::<DB>("BEGIN").execute(c).await.map(drop))?;
         }
-        let mut stored = stored_answers(&mut unit, batch).await?;
+        let stored = stored_answers(&mut unit, batch).await?;
 
         let mut arrivals = Arrivals::default();
         let deliveries = batch.iter().zip(&lost).filter_map(|(entry, lost)| match entry {
@@ -246,7 +255,7 @@ impl<H: Handler> Task<H> {
             _ => None,
         });
         let deliveries: Vec<(&Claim, &[Item<H::Work>])> = deliveries.collect();
-        let placed = arrivals.place(&mut unit, chains, &deliveries).await?;
+        let placed = arrivals.place(&mut unit, &self.log, chains, &deliveries).await?;
         let mut placed = deliveries.iter().map(|(claim, _)| *claim).zip(placed);
 
         let mut jobs: Vec<&Job<H::Work>> = Vec::new();
@@ -286,7 +295,7 @@ impl<H: Handler> Task<H> {
                     handled.push(jobs.len() - before);
                 }
                 Entry::Delivery { .. } => {}
-                Entry::Forget { before, .. } => forget(&mut unit, *before).await?,
+                Entry::Forget { before, passed, .. } => forget(&mut unit, *before, *passed).await?,
             }
         }
 
@@ -303,19 +312,20 @@ impl<H: Handler> Task<H> {
             }
             letters.push(Letter { claim, offset: item.offset, message: &item.message, poison });
         }
+        letters.iter().for_each(|letter| arrivals.set_aside(letter.poison.cause));
         if !letters.is_empty() {
             dead_letter::keep(&mut unit, letters).await?;
         }
 
-        arrivals.dead_letters = unit.rows.iter().filter(|row| row.payload.kind == DeadLetter::KIND).count() as u64;
         let mut answers: Vec<(IdempotencyKey, Stored)> = Vec::new();
         let (mut done, mut handled) = (done.into_iter(), handled.into_iter());
         let outcomes = batch
             .iter()
             .zip(lost)
             .map(|(entry, lost)| match entry {
-                Entry::Request { key, .. } => Outcome::Answer(match key.and_then(|key| Some((key, stored.remove(&key.key)?))) {
-                    Some((key, stored)) if stored.fingerprint == key.fingerprint => Answer::Repeated(stored),
+                // It may be here more than once: somebody asked, hung up and asked again.
+                Entry::Request { key, .. } => Outcome::Answer(match key.and_then(|key| Some((key, stored.get(&key.key)?))) {
+                    Some((key, stored)) if stored.fingerprint == key.fingerprint => Answer::Repeated(stored.clone()),
                     Some(_) => Answer::KeyReused,
                     None => {
                         let done = done.next().expect("counted above");
@@ -334,9 +344,9 @@ impl<H: Handler> Task<H> {
             })
             .collect();
 
-        let now_us = unit.now().0;
         answers.sort_by_key(|(key, _)| key.key);
         if !answers.is_empty() {
+            let now_us = unit.now().0;
             write_many!(
                 &mut unit,
                 "INSERT INTO idempotency (key, fingerprint, status, location, body, time_us)",
@@ -369,13 +379,54 @@ struct Prepared<'b, D> {
     once_committed: Vec<Told>,
 }
 
-/// Deletes old idempotency keys, a bounded number at a time.
-async fn forget(unit: &mut Unit<'_>, before: Timestamp) -> Result<(), Error> {
-    on!(unit.conn(), |c| sqlx::query::<DB>(
-        "DELETE FROM idempotency WHERE key IN (SELECT key FROM idempotency WHERE time_us < $1 ORDER BY time_us LIMIT $2)"
+/// Deletes old idempotency keys, a bounded number at a time. How far that has come stands among them, and moves hardly faster than time
+/// has `passed`: after a leap of the clock by two days a key is still as old as it is. What a clock that was behind has put before that
+/// place stays.
+async fn forget(unit: &mut Unit<'_>, before: Timestamp, passed: Duration) -> Result<(), Error> {
+    type Row = (Option<i64>, Option<i64>);
+    let (came, oldest): Row = on!(unit.conn(), |c| {
+        sqlx::query_as::<DB, Row>(
+            "SELECT (SELECT time_us FROM idempotency WHERE key = $1), (SELECT time_us FROM idempotency ORDER BY time_us LIMIT 1)",
+        )
+        .bind(FORGOTTEN_TO)
+        .fetch_one(c)
+        .await
+    })?;
+    // The first time nobody knows how old the oldest is.
+    let first = oldest.map_or(before, |oldest| before.min(Timestamp(oldest).minus(KEYS_KEPT)));
+    let from = came.map_or(first, Timestamp);
+    // A service that was off for long catches up with a quarter of its time.
+    let furthest = if Fault::KeysByTheClock.is_planted() { before } else { from.plus(passed * 5 / 4) };
+    let to = before.min(furthest).max(from);
+    let forgotten = on!(unit.conn(), |c| sqlx::query::<DB>(
+        "DELETE FROM idempotency WHERE key IN \
+         (SELECT key FROM idempotency WHERE time_us >= $1 AND time_us < $2 AND key <> $3 ORDER BY time_us LIMIT $4)"
     )
-    .bind(before.0)
+    .bind(from.0)
+    .bind(to.0)
+    .bind(FORGOTTEN_TO)
     .bind(FORGOTTEN_MAX)
+    .execute(c)
+    .await
+    .map(|done| done.rows_affected()))?;
+    let left: Option<i64> = match forgotten == FORGOTTEN_MAX as u64 {
+        true => on!(unit.conn(), |c| sqlx::query_scalar::<DB, i64>(
+            "SELECT time_us FROM idempotency WHERE time_us >= $1 AND time_us < $2 AND key <> $3 ORDER BY time_us LIMIT 1"
+        )
+        .bind(from.0)
+        .bind(to.0)
+        .bind(FORGOTTEN_TO)
+        .fetch_optional(c)
+        .await)?,
+        false => None,
+    };
+    let to = left.map_or(to, Timestamp);
+    on!(unit.conn(), |c| sqlx::query::<DB>(
+        "INSERT INTO idempotency (key, fingerprint, status, body, time_us) VALUES ($1, $1, 0, '', $2) \
+         ON CONFLICT (key) DO UPDATE SET time_us = excluded.time_us"
+    )
+    .bind(FORGOTTEN_TO)
+    .bind(to.0)
     .execute(c)
     .await
     .map(drop))?;

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use contract::{Timestamp, topics};
+use contract::{Timestamp, record::Source, topics};
 
-use crate::{Database, Error, Owned, for_update, on};
+use crate::{Database, Error, Owned, chain, for_update, on};
 
 /// A log's database, as an operator opens it: no writer, no migration.
 pub struct Desk {
@@ -25,11 +25,19 @@ pub struct Moved {
     pub epoch: i64,
 }
 
+/// Who reads what a service publishes.
+pub fn readers_of(service: &str) -> Vec<&'static str> {
+    let read = topics::TOPICS.iter().filter(|topic| topic.owner == service).flat_map(|topic| topic.readers.iter().copied());
+    read.collect::<std::collections::BTreeSet<_>>().into_iter().filter(|reader| *reader != service).collect()
+}
+
 /// The command makes no sense for this log.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     #[error("the log of {service} has been published up to {published}: nothing to publish again after {wanted}")]
     NotPublished { service: String, published: i64, wanted: i64 },
+    #[error("{reader} reads nothing of {service}")]
+    ReadsNothing { reader: String, service: String },
     #[error("a position is from 0 to the log's head, which is {head}; {wanted} is not")]
     OutOfRange { head: i64, wanted: i64 },
     #[error(transparent)]
@@ -55,6 +63,17 @@ impl Desk {
         let service =
             on!(&mut connection.conn(), |c| sqlx::query_scalar::<DB, String>("SELECT service FROM head").fetch_one(c).await)?;
         Ok(Self { connection, service })
+    }
+
+    /// What the messages of one of its epochs name as their source.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn source(&mut self, epoch: i64) -> Result<Source, Error> {
+        let log = on!(&mut self.connection.conn(), |c| {
+            sqlx::query_scalar::<DB, uuid::Uuid>("SELECT log_id FROM head").fetch_one(c).await
+        })?;
+        Ok(Source { service: self.service.clone(), log, epoch })
     }
 
     /// Has everything after a position published again.
@@ -103,6 +122,64 @@ impl Desk {
             desk.publish_after(state.published.min(first_position - 1), State { epoch, ..state }).await
         })
         .await
+    }
+
+    /// Has this service's consumer believe a source that it did not know, in every partition that carries it: a new epoch, or another
+    /// log where the old one was made anew. Tells in how many partitions it was new.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn trust(&mut self, source: &Source) -> Result<usize, Refused> {
+        let reads = |topic: &&topics::Topic| topic.owner == source.service && topic.readers.contains(&self.service.as_str());
+        let mut read: Vec<_> = topics::TOPICS.iter().filter(reads).collect();
+        // Locked in the order of the consumers' claims.
+        read.sort_by_key(|topic| topic.name);
+        if read.is_empty() {
+            return Err(Refused::ReadsNothing { reader: self.service.clone(), service: source.service.clone() });
+        }
+        self.connection.begin().await?;
+        let mut trusted = 0;
+        for (topic, partition) in read.iter().flat_map(|topic| (0..topic.settings.partitions).map(move |number| (topic, number)))
+        {
+            match self.trust_in(topic.name, i64::from(partition), source).await {
+                Ok(is_new) => trusted += usize::from(is_new),
+                Err(error) => {
+                    // What it was about is the error to tell.
+                    let _ = self.connection.end("ROLLBACK").await;
+                    return Err(error.into());
+                }
+            }
+        }
+        self.connection.end("COMMIT").await?;
+        Ok(trusted)
+    }
+
+    async fn trust_in(&mut self, topic: &str, partition: i64, source: &Source) -> Result<bool, Error> {
+        let consumer = self.service.clone();
+        // The row is there and locked from here on, as by a consumer's claim.
+        let seen: String = on!(&mut self.connection.conn(), |c| {
+            sqlx::query_scalar::<DB, String>(
+                "INSERT INTO progress (consumer, topic, partition, next_offset) VALUES ($1, $2, $3, 0) \
+                 ON CONFLICT (consumer, topic, partition) DO UPDATE SET seen = progress.seen RETURNING seen",
+            )
+            .bind(consumer.as_str())
+            .bind(topic)
+            .bind(partition)
+            .fetch_one(c)
+            .await
+        })?;
+        let Some(seen) = chain::with_source(&seen, source)? else { return Ok(false) };
+        on!(&mut self.connection.conn(), |c| {
+            sqlx::query::<DB>("UPDATE progress SET seen = $1 WHERE consumer = $2 AND topic = $3 AND partition = $4")
+                .bind(seen.as_str())
+                .bind(consumer.as_str())
+                .bind(topic)
+                .bind(partition)
+                .execute(c)
+                .await
+                .map(drop)
+        })?;
+        Ok(true)
     }
 
     async fn change(&mut self, change: impl AsyncFnOnce(&mut Self, State) -> Result<Moved, Refused>) -> Result<Moved, Refused> {

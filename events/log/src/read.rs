@@ -3,20 +3,20 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
 
 use contract::{
-    Message,
+    Cause, Fault, Message,
     record::{Link, Record, Source},
 };
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Conn, Database, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, chain,
+    Claim, Conn, Database, Due, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, agree, chain,
     db::{Owned, Reader},
     migrate, on,
     tail::Tail,
@@ -48,18 +48,23 @@ struct Inner {
     published: AtomicI64,
     backlog_max: AtomicI64,
     counts: Counts,
+    /// The service's table of rows that are due, if it has one.
+    due: OnceLock<Arc<Due>>,
 }
 
 /// What this process has done to a log, since it started.
 #[derive(Default)]
 pub(crate) struct Counts {
     pub commits: AtomicU64,
-    pub dead_letters: AtomicU64,
+    /// By their causes, in the order of `Cause::ALL`.
+    pub dead_letters: [AtomicU64; Cause::ALL.len()],
     pub repeats: AtomicU64,
     /// Messages that wait for a gap to close, in the whole database as far as is known.
     pub parked: AtomicI64,
     /// The newest message behind each gap that this process has told of.
     gaps: Mutex<HashMap<Gap, i64>>,
+    /// Where the broker was asked once more for what is missing behind a progress: topic, partition and that progress.
+    asked_again: Mutex<HashMap<(String, i64), i64>>,
 }
 
 /// Topic, partition and source.
@@ -96,6 +101,7 @@ impl Log {
         let failed = |source| OpenError::Connect { database: database.to_string(), source };
         let mut connection = database.connect().await.map_err(failed)?;
         durable(&database, &mut connection).await?;
+        agree::first(&mut connection, &env).await.map_err(failed)?;
         migrate::run(&database, &mut connection, migrations).await?;
         let unreadable = |source| OpenError::Read { database: database.to_string(), source };
         let Head { position, service: found, id, secret } =
@@ -107,7 +113,8 @@ impl Log {
         // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
         drop(readers.acquire().await.map_err(unreadable)?);
         let (head, own) = (watch::Sender::new(position), watch::Sender::new(position));
-        let (peers, tail, reading) = Default::default();
+        let (peers, reading) = Default::default();
+        let tail = Mutex::new(Tail::new(env.memory().tail()));
         let (published, backlog_max, counts) = (AtomicI64::new(0), AtomicI64::new(i64::MAX), Counts::default());
         let inner = Inner {
             service,
@@ -124,6 +131,7 @@ impl Log {
             published,
             backlog_max,
             counts,
+            due: OnceLock::new(),
         };
         let log = Self { inner: Arc::new(inner) };
         log.count_parked().await.map_err(|source| OpenError::Read { database: log.inner.database.to_string(), source })?;
@@ -246,6 +254,24 @@ impl Log {
         Ok(met.is_some())
     }
 
+    /// Whether `consumer` has handled, or set aside, a message at this place of a partition's chain.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn has_seen(&self, consumer: &str, topic: &str, partition: i64, link: &Link) -> Result<bool, Error> {
+        let (mut reader, source) = (self.reader().await?, link.source.to_string());
+        let last: Option<i64> = on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>(
+            "SELECT last_sequence FROM seen WHERE consumer = $1 AND topic = $2 AND partition = $3 AND source = $4"
+        )
+        .bind(consumer)
+        .bind(topic)
+        .bind(partition)
+        .bind(source.as_str())
+        .fetch_optional(c)
+        .await)?;
+        Ok(last.is_some_and(|last| link.sequence <= last))
+    }
+
     /// The committed answer to an earlier request with this key, if there is one.
     ///
     /// # Errors
@@ -270,9 +296,26 @@ impl Log {
         self.inner.counts.commits.load(Ordering::Relaxed)
     }
 
+    /// Tells the log which rows of its service become due, for who asks after those that can't be read.
+    pub fn watch_due(&self, due: Arc<Due>) {
+        // A service has one such table, and is built once.
+        let _ = self.inner.due.set(due);
+    }
+
+    /// The service's rows that are due, if it has such.
+    pub fn due(&self) -> Option<&Due> {
+        self.inner.due.get().map(Arc::as_ref)
+    }
+
     /// Messages that this process has made dead letters of.
     pub fn dead_letters(&self) -> u64 {
-        self.inner.counts.dead_letters.load(Ordering::Relaxed)
+        Cause::ALL.into_iter().map(|cause| self.dead_letters_of(cause)).sum()
+    }
+
+    /// The same, for one cause.
+    pub fn dead_letters_of(&self, cause: Cause) -> u64 {
+        let place = Cause::ALL.iter().position(|known| *known == cause).expect("all of them");
+        self.inner.counts.dead_letters[place].load(Ordering::Relaxed)
     }
 
     /// Messages that came again and were skipped.
@@ -346,7 +389,8 @@ impl Log {
     /// [`Error::Unavailable`].
     pub async fn released(&self, consumer: &str, topic: &str, partition: i64, limit: i64) -> Result<Vec<(i64, Record)>, Error> {
         let mut reader = self.reader().await?;
-        chain::released(&mut reader.conn(), consumer, topic, partition, limit).await
+        let bytes_max = i64::try_from(self.env().memory().batch()).unwrap_or(i64::MAX);
+        chain::released(&mut reader.conn(), consumer, topic, partition, limit, bytes_max).await
     }
 
     /// Looks up how many messages wait for a gap to close.
@@ -359,6 +403,38 @@ impl Log {
             on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT COUNT(*) FROM parked").fetch_one(c).await)?;
         self.inner.counts.parked.store(parked, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The first message of each partition that waits for a gap to close: topic, partition, offset.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn first_parked(&self, consumer: &str) -> Result<Vec<(String, i64, i64)>, Error> {
+        let mut reader = self.reader().await?;
+        Ok(on!(&mut reader.conn(), |c| sqlx::query_as::<DB, (String, i64, i64)>(
+            "SELECT topic, partition, MIN(message_offset) FROM parked WHERE consumer = $1 GROUP BY topic, partition"
+        )
+        .bind(consumer)
+        .fetch_all(c)
+        .await)?)
+    }
+
+    /// Says that what was read from this progress on is forgotten, and read once more. Whoever delivers from there again and still
+    /// misses a message is believed.
+    pub fn asked_again(&self, topic: &str, partition: i64, from: i64) {
+        let mut asked = self.inner.counts.asked_again.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.insert((topic.to_owned(), partition), from);
+    }
+
+    /// Whether the message is behind a gap for sure: one that has been told of, or that is there each time one looks.
+    pub(crate) fn believes(&self, claim: &Claim, behind: &Link) -> bool {
+        let place = (claim.topic.clone(), claim.partition);
+        let asked = self.inner.counts.asked_again.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.get(&place) == Some(&claim.from) || Fault::BufferGoesOn.is_planted() {
+            return true;
+        }
+        let gap = (place.0, place.1, behind.source.to_string());
+        self.inner.counts.gaps.lock().unwrap_or_else(PoisonError::into_inner).get(&gap) == Some(&behind.previous)
     }
 
     /// Notes the newest message behind a gap; tells the one before, if there was any.

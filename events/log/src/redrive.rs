@@ -32,14 +32,20 @@ pub enum Redriven {
     Still(Poison),
     /// Somebody else has solved it, or is just redriving it.
     Taken,
+    /// It is never handled: no service has written it, or it is not at the place that it claims.
+    Never(String),
 }
 
 /// Statements wait so long for a lock that somebody else has.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the records of one page may take, but for the last of them.
+const LISTED_BYTES: i64 = 8 * 1024 * 1024;
+
 type StoredLetter = (String, String, String, i64, i64, Option<i64>, String, String);
 
-/// The dead letters of a service, oldest first, without those that are solved unless `all`.
+/// The dead letters of a service, oldest first, without those that are solved unless `all`: at most `limit`, and fewer where their
+/// records are large; none when there are no more.
 ///
 /// # Errors
 /// [`Error::Unavailable`]; [`Error::Corrupt`].
@@ -47,11 +53,15 @@ pub async fn dead_letters(database: &Database, all: bool, after: Option<&str>, l
     let mut connection = database.connect().await?;
     let rows: Vec<StoredLetter> = on!(&mut connection.conn(), |c| sqlx::query_as::<DB, StoredLetter>(
         "SELECT stream, kind, message, replays, time_us, solved_us, cause, error FROM dead_letters \
-         WHERE stream > $1 AND ($2 = 1 OR solved_us IS NULL) ORDER BY stream LIMIT $3"
+         WHERE stream > $1 AND ($2 = 1 OR solved_us IS NULL) AND stream <= (SELECT MAX(stream) FROM \
+         (SELECT stream, SUM(bytes) OVER (ORDER BY stream) - bytes AS before FROM (SELECT stream, octet_length(message) AS bytes \
+         FROM dead_letters WHERE stream > $1 AND ($2 = 1 OR solved_us IS NULL) ORDER BY stream LIMIT $3) AS found) AS summed \
+         WHERE before < $4) ORDER BY stream"
     )
     .bind(after.unwrap_or_default())
     .bind(i64::from(all))
     .bind(limit)
+    .bind(LISTED_BYTES)
     .fetch_all(c)
     .await)?;
     connection.close().await?;
@@ -150,7 +160,7 @@ fn listed((stream, kind, message, replays, time_us, solved_us, cause, error): St
     Ok(Listed { stream, kind, letter, replays, since: Timestamp(time_us), is_solved: solved_us.is_some() })
 }
 
-/// Handles a dead letter as the message it was; `work` is what the handler makes of it. A dry run changes nothing.
+/// Handles a dead letter as the message it was, never one that is forged; `work` is what the handler makes of it. A dry run changes nothing.
 ///
 /// # Errors
 /// What the database said; nothing has changed then, unless it is an unknown outcome, which the list then shows.
@@ -162,6 +172,9 @@ pub async fn redrive<H: Handler>(
     actor: &str,
     dry_run: bool,
 ) -> Result<Redriven, Error> {
+    if listed.letter.cause == Cause::Forged {
+        return Ok(Redriven::Never(format!("{}. Look at it, and put it down: skald dead-letters discard", listed.letter.error)));
+    }
     let mut connection = begin(log.database()).await?;
     let mut unit = Unit::new(connection.conn(), log.env());
     let now = unit.now();

@@ -1,6 +1,7 @@
 //! What the relay of a log keeps in that log's database: who publishes, and how far it has come.
 //!
-//! Never here: a broker. The lease only saves work: the fence guards the checkpoint, and whoever publishes without it publishes
+//! Never here: a broker. The lease goes by the database's clock (on SQLite, which one process has, by that process'), and one that ends
+//! later than any lease can was taken with a clock that was wrong: it is no lease. It only saves work: the fence guards the checkpoint, and whoever publishes without it publishes
 //! again what is published already, which every consumer can tell.
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 use contract::Fault;
 use uuid::Uuid;
 
-use crate::{Conn, Error, Log, db::Owned, on, select_in};
+use crate::{Conn, Error, Log, agree::time, db::Owned, on, select_in};
 
 /// How far a log is published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,16 +86,21 @@ impl Candidate {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn lead(&mut self, lease: Duration) -> Result<Option<Checkpoint>, Error> {
-        let (id, now) = (self.id, self.log.env().now());
+        let (id, env) = (self.id, self.log.env().clone());
+        let mut conn = self.conn().await?;
+        let now = time(&mut conn, &env).await;
+        let now = self.failed(now)?;
+        let latest = if Fault::LeaseBelieved.is_planted() { i64::MAX } else { now.plus(lease).0 };
         let mut conn = self.conn().await?;
         let taken: Result<Option<(i64, i64, String)>, sqlx::Error> =
             on!(&mut conn, |c| sqlx::query_as::<DB, (i64, i64, String)>(
                 "UPDATE relay SET owner = $1, lease_until_us = $2, fence = fence + 1 \
-             WHERE owner IS NULL OR owner = $1 OR lease_until_us < $3 RETURNING fence, position, chain"
+             WHERE owner IS NULL OR owner = $1 OR lease_until_us < $3 OR lease_until_us > $4 RETURNING fence, position, chain"
             )
             .bind(id)
             .bind(now.plus(lease).0)
             .bind(now.0)
+            .bind(latest)
             .fetch_optional(c)
             .await);
         let Some((fence, position, chain)) = self.failed(taken)? else {
@@ -115,8 +121,11 @@ impl Candidate {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn save(&mut self, checkpoint: &Checkpoint, lease: Duration) -> Result<Saved, Error> {
-        let (mut fence, until) = (self.fence, self.log.env().now().plus(lease).0);
+        let (mut fence, env) = (self.fence, self.log.env().clone());
         let chain = serde_json::to_string(&checkpoint.chain).expect("a chain has string keys only");
+        let mut conn = self.conn().await?;
+        let now = time(&mut conn, &env).await;
+        let until = self.failed(now)?.plus(lease).0;
         let mut conn = self.conn().await?;
         if Fault::ZombieUnfenced.is_planted() {
             fence = on!(&mut conn, |c| sqlx::query_scalar::<DB, i64>("SELECT fence FROM relay").fetch_one(c).await)?;

@@ -37,7 +37,8 @@ fn message(row: StoredRow) -> Arc<Message> {
 
 impl Log {
     /// The next rows after a position, in order, at most `limit`: from memory where they are there, else from the database.
-    /// There may be more than what comes; there is nothing more only when nothing comes.
+    /// There may be more than what comes, as what is read is bounded in bytes too; there is nothing more only when nothing comes. Of
+    /// two that are there at least two come, so that whoever asks for one again that it knows gets on.
     ///
     /// All of it is of one log: where that has lost commits and given their positions out again, nothing older comes with what is there
     /// now. Whoever has read the row at `after` before sees by its id, from one position earlier, whether it is still the same.
@@ -85,20 +86,28 @@ impl Log {
         (rows, is_all)
     }
 
-    /// The rows at two positions and between them, at most `limit`, from the database.
+    /// The rows at two positions and between them, at most `limit`, from the database. The first three come whatever they take; what
+    /// follows, until all that came take as much as one reader may be given.
     async fn read(&self, first: i64, last: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
         let mut reader = self.reader().await?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        // Looked up by lengths alone: what is too much is never read.
+        let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| {
+            sqlx::query_as::<DB, StoredRow>(concat!(
             "SELECT ",
             log!(),
-            " FROM log WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3"
+            " FROM log WHERE position >= $1 AND position <= (SELECT MAX(position) FROM \
+             (SELECT position, SUM(bytes) OVER (ORDER BY position) - bytes AS before FROM \
+             (SELECT position, octet_length(data) AS bytes FROM log WHERE position >= $1 AND position <= $2 ORDER BY position LIMIT $3) \
+             AS found) AS summed WHERE before < $4 OR position < $1 + 3) ORDER BY position"
         ))
         .bind(first)
         .bind(last)
-        .bind(limit)
+        .bind(number(limit))
+        .bind(number(self.env().memory().read()))
         .fetch_all(c)
-        .await)?;
+        .await
+        })?;
         Ok(rows.into_iter().map(message).collect())
     }
 
@@ -107,14 +116,23 @@ impl Log {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn stream(&self, stream: &str, from_version: i64) -> Result<Vec<Arc<Message>>, Error> {
+        self.part_of(stream, from_version, i64::MAX).await
+    }
+
+    /// The same, at most `limit` rows of it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn part_of(&self, stream: &str, from_version: i64, limit: i64) -> Result<Vec<Arc<Message>>, Error> {
         let mut reader = self.reader().await?;
         let rows: Vec<StoredRow> = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, StoredRow>(concat!(
             "SELECT ",
             log!(),
-            " FROM log WHERE stream = $1 AND version >= $2 ORDER BY version"
+            " FROM log WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3"
         ))
         .bind(stream)
         .bind(from_version)
+        .bind(limit)
         .fetch_all(c)
         .await)?;
         Ok(rows.into_iter().map(message).collect())

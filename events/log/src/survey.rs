@@ -15,6 +15,8 @@ pub struct Survey {
     pub parked: i64,
     /// When the oldest row was appended that the relay's checkpoint has not passed. Without a broker that is the first row.
     pub oldest_unpublished: Option<Timestamp>,
+    /// Rows that wait for a build which can read them.
+    pub unreadable: i64,
 }
 
 impl Log {
@@ -32,6 +34,10 @@ impl Log {
             .fetch_one(c)
             .await
         })?;
-        Ok(Survey { dead_letters, parked, oldest_unpublished: oldest.map(Timestamp) })
+        let unreadable = match self.due() {
+            Some(due) => due.aside(&mut reader.conn()).await?,
+            None => 0,
+        };
+        Ok(Survey { dead_letters, parked, oldest_unpublished: oldest.map(Timestamp), unreadable })
     }
 }

@@ -11,7 +11,11 @@ use contract::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Error, Job, Log, Opened, Unit, group::Task};
+use crate::{
+    Error, Job, Log, Opened, Unit,
+    group::Task,
+    memory::{weight, weight_of_record},
+};
 
 /// Decides a service's work. What it decides on is loaded through the unit, in the same transaction.
 pub trait Handler: Send + Sync + 'static {
@@ -116,7 +120,17 @@ pub enum Arrived {
     /// Over a broker, with its place among what its log publishes.
     Linked(Arc<Message>, Link),
     /// Over a broker, and unreadable.
-    Raw(Record),
+    Raw(Arc<Record>),
+}
+
+impl Arrived {
+    /// What it takes in memory, about.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Row(message) | Self::Linked(message, _) => weight(message),
+            Self::Raw(record) => weight_of_record(record),
+        }
+    }
 }
 
 /// What a consumer makes of a message.
@@ -169,7 +183,8 @@ pub enum Delivered {
 pub struct WriterLimits {
     /// Entries waiting; one more request is refused.
     pub queue_max: usize,
-    /// Jobs in one transaction: enough to make the commit cheap, few enough to keep it short.
+    /// Jobs in one transaction: enough to make the commit cheap, few enough to keep it short. What messages take bounds it too; they
+    /// are counted where they come from, as are requests.
     pub batch_max: usize,
 }
 
@@ -195,19 +210,20 @@ pub(crate) enum Entry<H: Handler> {
         items: Vec<Item<H::Work>>,
         reply: Reply<Delivered>,
     },
-    /// Forgets idempotency keys from before an instant.
+    /// Forgets idempotency keys from before an instant, but none faster than time has passed.
     Forget {
         before: Timestamp,
+        passed: Duration,
         reply: Reply<Delivered>,
     },
 }
 
 impl<H: Handler> Entry<H> {
-    pub(crate) fn weight(&self) -> usize {
+    /// How many jobs it is, and what its messages take.
+    pub(crate) fn weight(&self) -> (usize, usize) {
         match self {
-            Self::Request { .. } => 1,
-            Self::Delivery { items, .. } => items.len().max(1),
-            Self::Forget { .. } => 1,
+            Self::Request { .. } | Self::Forget { .. } => (1, 0),
+            Self::Delivery { items, .. } => (items.len().max(1), items.iter().map(|item| item.message.weight()).sum()),
         }
     }
 
@@ -283,14 +299,15 @@ impl<H: Handler> Writer<H> {
         }
     }
 
-    /// Forgets idempotency keys older than [`KEYS_KEPT`], a bounded number at a time.
+    /// Forgets idempotency keys older than [`KEYS_KEPT`], a bounded number at a time. `passed` is how long it has been since the last
+    /// time, or since the start: a clock that leapt makes no key older than that.
     ///
     /// # Errors
     /// What the database said.
-    pub async fn forget_old_keys(&self) -> Result<(), Error> {
+    pub async fn forget_old_keys(&self, passed: Duration) -> Result<(), Error> {
         let before = self.log.env().now().minus(KEYS_KEPT);
         let (reply, answer) = oneshot::channel();
-        self.queue.send(Entry::Forget { before, reply }).await.map_err(|_| Error::Closed)?;
+        self.queue.send(Entry::Forget { before, passed, reply }).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?.map(drop)
     }
 

@@ -1,17 +1,17 @@
 //! The engine: what to append when something comes in. Decides nothing itself; the table does.
 
-use std::{marker::PhantomData, time::Duration};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use contract::{
     Fault, Meta, Trace,
     saga::{Event, SagaEnded, SagaMoved, SagaStarted, SagaStuck},
     topics, trace,
 };
-use eventlog::{New, Span, SpanKind, Unit, backoff};
+use eventlog::{Due, New, Span, SpanKind, Unit, backoff};
 use saga::{Decision, Saga, Why, Word};
 use uuid::Uuid;
 
-use crate::{Instance, Metrics};
+use crate::{Instance, Metrics, store};
 
 /// How long and how often to ask.
 #[derive(Clone, Copy, Debug)]
@@ -47,12 +47,18 @@ pub enum Applied {
 pub struct Engine<S: Saga> {
     patience: Patience,
     metrics: Metrics,
+    due: Arc<Due>,
     saga: PhantomData<S>,
 }
 
 impl<S: Saga> Engine<S> {
     pub fn new(patience: Patience, metrics: Metrics) -> Self {
-        Self { patience, metrics, saga: PhantomData }
+        Self { due: store::waiting::<S>(&patience), patience, metrics, saga: PhantomData }
+    }
+
+    /// The instances that wait, as rows that are due.
+    pub fn due(&self) -> &Arc<Due> {
+        &self.due
     }
 
     /// Starts an instance: appends its first rows and its first command.

@@ -12,5 +12,5 @@ mod timer;
 pub use engine::{Applied, Engine, Patience};
 pub use instance::Instance;
 pub use metrics::Metrics;
-pub use store::{Listed, MIGRATION, Open, Selection, due, list, load, open, save};
+pub use store::{Listed, Loaded, MIGRATION, Open, Selection, list, load, open, save};
 pub use timer::{look, watch_deadlines};

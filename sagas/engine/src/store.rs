@@ -1,13 +1,13 @@
 //! The table of instances: the only SQL of the engine.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use contract::{Timestamp, Trace};
-use eventlog::{Conn, Error, Log, Migration, Unit, for_update, on, select_in, write_many};
+use eventlog::{Conn, Due, DueReader, Error, Log, Migration, Unit, for_update, is_set_aside, on, select_in, write_many};
 use saga::{Saga, Word};
 use uuid::Uuid;
 
-use crate::Instance;
+use crate::{Instance, Patience};
 
 /// The table of a service that hosts sagas.
 pub const MIGRATION: Migration = Migration {
@@ -27,37 +27,63 @@ macro_rules! columns {
     };
 }
 
-/// Loads and locks the instances with these ids, in key order. One that does not exist is not in the answer; nor is one whose row
-/// this build can't read, so that it never stops the others.
+/// What [`load`] found.
+pub struct Loaded<S: Saga> {
+    pub instances: HashMap<Uuid, Instance<S>>,
+    /// Rows that this build can't read, each with why: a newer one wrote them, or somebody by hand.
+    pub unreadable: HashMap<Uuid, String>,
+}
+
+/// Loads and locks the instances with these ids, in key order. One that does not exist is not in the answer. One whose row this build
+/// can't read stops none of the others; those of them that are due are to be set aside ([`Due::set_aside`]).
 ///
 /// # Errors
 /// What the database said.
-pub async fn load<S: Saga>(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<HashMap<Uuid, Instance<S>>, Error> {
+pub async fn load<S: Saga>(conn: &mut Conn<'_>, ids: &[Uuid]) -> Result<Loaded<S>, Error> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();
     let tail = format!("ORDER BY id{}", for_update(conn));
     let rows = select_in!(conn, Row, concat!("SELECT ", columns!(), " FROM sagas WHERE id"), &ids, &tail)?;
-    let readable =
-        |row: Row| instance(row).inspect_err(|error| tracing::error!(%error, "a saga can't be read; it is left alone")).ok();
-    Ok(rows.into_iter().filter_map(|row| Some((row.0, readable(row)?))).collect())
+    let mut loaded = Loaded { instances: HashMap::new(), unreadable: HashMap::new() };
+    for row in rows {
+        let id = row.0;
+        match instance(row) {
+            Ok(instance) => drop(loaded.instances.insert(id, instance)),
+            Err(why) => drop(loaded.unreadable.insert(id, why)),
+        }
+    }
+    Ok(loaded)
 }
 
-fn instance<S: Saga>(row: Row) -> Result<Instance<S>, Error> {
+/// The sagas that wait, as rows that are due. `patience` bounds what they wait for.
+pub(crate) fn waiting<S: Saga>(patience: &Patience) -> Arc<Due> {
+    let words = S::State::ALL.iter().map(|state| state.as_str()).chain(S::Reason::ALL.iter().map(|reason| reason.as_str()));
+    let definition = S::DEFINITION.to_string();
+    let reader = DueReader::of(words.chain([definition.as_str()]));
+    // With jitter a backoff is up to twice its cap.
+    let longest = patience.step_deadline.max(patience.backoff_max) * 2;
+    Due::new("sagas", "id", "sagas", longest, patience.step_deadline, reader)
+}
+
+fn instance<S: Saga>(row: Row) -> Result<Instance<S>, String> {
     let (id, definition, state, reason, attempt, stuck, version, due, started, ended, context, parent, trace_state) = row;
-    let corrupt = |what: &str| Error::Corrupt(format!("saga {id}: {what}"));
+    let unknown = |what: &str, found: &dyn std::fmt::Display| format!("its {what} is {found}, which this build does not know");
+    if definition > i64::from(S::DEFINITION) {
+        return Err(unknown("definition", &definition));
+    }
     Ok(Instance {
         id,
-        definition: u16::try_from(definition).map_err(|_| corrupt("definition"))?,
-        state: S::State::parse(&state).ok_or_else(|| corrupt("state"))?,
-        reason: reason.map(|reason| S::Reason::parse(&reason).ok_or_else(|| corrupt("reason"))).transpose()?,
-        attempt: u32::try_from(attempt).map_err(|_| corrupt("attempt"))?,
+        definition: u16::try_from(definition).map_err(|_| unknown("definition", &definition))?,
+        state: S::State::parse(&state).ok_or_else(|| unknown("state", &state))?,
+        reason: reason.map(|reason| S::Reason::parse(&reason).ok_or_else(|| unknown("reason", &reason))).transpose()?,
+        attempt: u32::try_from(attempt).map_err(|_| unknown("attempt", &attempt))?,
         stuck: stuck != 0,
         version,
         due: due.map(Timestamp),
         started: Timestamp(started),
         ended: ended.map(Timestamp),
-        context: serde_json::from_str(&context).map_err(|_| corrupt("context"))?,
+        context: serde_json::from_str(&context).map_err(|error| format!("its context can't be read: {error}"))?,
         trace: Trace { parent, state: trace_state },
     })
 }
@@ -97,18 +123,6 @@ pub async fn save<S: Saga>(unit: &mut Unit<'_>, instances: &[&Instance<S>]) -> R
     Ok(())
 }
 
-/// The ids of instances whose deadline has passed, oldest first. Load them before acting: another replica may come first.
-///
-/// # Errors
-/// What the database said.
-pub async fn due(conn: &mut Conn<'_>, now: Timestamp, limit: i64) -> Result<Vec<Uuid>, Error> {
-    Ok(on!(conn, |c| sqlx::query_scalar::<DB, Uuid>("SELECT id FROM sagas WHERE due_us <= $1 ORDER BY due_us LIMIT $2")
-        .bind(now.0)
-        .bind(limit)
-        .fetch_all(c)
-        .await)?)
-}
-
 /// Instances that have not ended: their state, whether they are stuck, how many.
 pub type Open = (String, i64, i64);
 
@@ -141,6 +155,8 @@ pub struct Listed {
     pub attempt: i64,
     pub stuck: bool,
     pub due: Option<Timestamp>,
+    /// It waits for a build that can read it.
+    pub unreadable: bool,
     pub started: Timestamp,
     pub ended: Option<Timestamp>,
 }
@@ -177,7 +193,8 @@ pub async fn list(conn: &mut Conn<'_>, selection: Selection, after: Option<Uuid>
             reason,
             attempt,
             stuck: stuck != 0,
-            due: due.map(Timestamp),
+            due: due.map(Timestamp).filter(|due| !is_set_aside(*due)),
+            unreadable: due.map(Timestamp).is_some_and(is_set_aside),
             started: Timestamp(started),
             ended: ended.map(Timestamp),
         })

@@ -15,9 +15,12 @@ use crate::{
     choose::Step,
     drive::{Driven, Operation},
     relay::Turn,
-    replica::{Door, Name, Parked},
+    replica::{Door, Name, POLLED_MAX, Parked},
     world::World,
 };
+
+/// How long nobody looks for what is due, at most.
+const LOOK: Duration = Duration::from_secs(5);
 
 impl World {
     pub(crate) async fn act(&mut self, step: Step) -> anyhow::Result<()> {
@@ -40,13 +43,19 @@ impl World {
             }
             Step::Poll(index, place) => {
                 let broker = self.broker.clone();
+                // A broker answers with as much as it likes.
+                let limit = if !self.is_calm && self.chance.permille(300) { 1 + self.chance.below(4) } else { POLLED_MAX };
                 let assigned = &mut self.replica(index).assigned[place];
-                let (topic, partition, count) = (assigned.topic.name, assigned.partition, assigned.poll(&broker));
+                let (topic, partition, count) = (assigned.topic.name, assigned.partition, assigned.poll(&broker, limit));
                 let label = self.label(index);
                 self.say(format_args!("{label} polls {count} of {topic}/{partition}"));
-                self.replica(index).assigned.retain(|assigned| !assigned.is_over());
             }
-            Step::Handle(index, place) => self.handle(index, place).await,
+            Step::Notice(index, place) => {
+                let over = self.replica(index).assigned.remove(place);
+                let label = self.label(index);
+                self.say(format_args!("{label} begins {}/{} again", over.topic.name, over.partition));
+            }
+            Step::Handle(index, place) => self.handle(index, place).await?,
             Step::Send(index, place) => self.send(index, place).await,
             Step::Look(name) => self.look(name).await?,
             Step::Provide(call) => self.provide(call),
@@ -60,6 +69,8 @@ impl World {
             Step::Lose(lane) => self.lose(&lane),
             Step::Garbage => self.garbage(),
             Step::Cut => self.cut(),
+            Step::Forget(index) => self.forget(index).await,
+            Step::Newer => self.newer().await?,
             Step::Jump => {
                 let wait = self.chance.wait(Duration::from_millis(20), Duration::from_secs(6));
                 self.clock.advance(wait);
@@ -121,25 +132,34 @@ impl World {
         Ok(())
     }
 
-    async fn handle(&mut self, index: usize, place: usize) {
+    async fn handle(&mut self, index: usize, place: usize) -> anyhow::Result<()> {
+        let frozen = if !self.is_calm && self.chance.permille(15) {
+            Some(self.chance.wait(Duration::from_millis(100), Duration::from_secs(20)))
+        } else {
+            None
+        };
         let replica = self.replica(index);
         let parked = replica.assigned[place].parked.take();
-        let mut operation = parked.map_or_else(|| replica.handle(place), |parked| parked.operation);
+        let frozen = frozen.filter(|_| parked.is_none());
+        let mut operation = parked.map_or_else(|| replica.handle(place, frozen), |parked| parked.operation);
         let (topic, partition) = (replica.assigned[place].topic.name, replica.assigned[place].partition);
         let before = replica.log.commits();
         let said = match self.drive(index, &mut operation).await {
             Driven::Done(()) => "done",
             Driven::Asleep(until) => {
                 self.replica(index).assigned[place].parked = Some(Parked { until, call: None, operation });
-                "tries again later"
+                if frozen.is_some() { "is stopped with a batch in its hands" } else { "tries again later" }
             }
-            Driven::Crashed => return,
+            Driven::Crashed => return Ok(()),
         };
         let replica = self.replica(index);
-        let commits = replica.log.commits() - before;
-        replica.assigned.retain(|assigned| !assigned.is_over());
+        let (commits, is_stopped) = (replica.log.commits() - before, replica.assigned[place].parked.is_some());
         let label = self.label(index);
         self.say(format_args!("{label} handles {topic}/{partition}: {said}, {commits} commits"));
+        if frozen.is_some() && is_stopped {
+            self.take_over(index, (topic.to_owned(), partition)).await?;
+        }
+        Ok(())
     }
 
     async fn send(&mut self, index: usize, place: usize) {
@@ -166,8 +186,8 @@ impl World {
         let replica = self.replica(index);
         let log = replica.log.clone();
         let mut operation: Operation<Result<(), Error>> = match (&replica.door, &replica.steps) {
-            (Door::Order(writer), _) => {
-                let writer = writer.clone();
+            (Door::Order(writer, handler), _) => {
+                let (writer, handler) = (writer.clone(), handler.clone());
                 let retry = |id: Uuid| Work::Steer { order_id: id.into(), verb: Input::RetryAsked, note: None };
                 let retry = hurried.map(|id| Job { work: retry(id), meta: Meta::default() });
                 Box::pin(async move {
@@ -178,7 +198,7 @@ impl World {
                         return retried.and(due).map(drop);
                     }
                     let fire = || async { writer.submit(Job { work: Work::Due, meta: Meta::default() }).await.map(drop) };
-                    engine::look(&log, &fire).await
+                    handler.look(&log, &fire).await
                 })
             }
             (_, Some(steps)) => steps.look(),
@@ -251,14 +271,15 @@ impl World {
     pub(crate) async fn look_up_due(&mut self) -> anyhow::Result<()> {
         for (name, service) in &mut self.services {
             let sql = match name {
-                Name::Order => "SELECT MIN(due_us) FROM sagas",
+                Name::Order => "SELECT MIN(due_us) FROM sagas WHERE due_us < 9000000000000000000",
                 Name::Payment => "SELECT MIN(due_us) FROM payments",
                 Name::Notification => "SELECT MIN(due_us) FROM notifications",
                 Name::Product => continue,
             };
             let mut reader = service.readers.acquire().await?;
             let due: Option<i64> = on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, Option<i64>>(sql).fetch_one(c).await)?;
-            service.due = due.map(Timestamp);
+            // What a wrong clock has put far ahead is found by looking, which production does all the time.
+            service.due = due.map(|due| Timestamp(due).min(self.clock.now().plus(LOOK)));
         }
         Ok(())
     }
@@ -312,12 +333,13 @@ impl World {
             let consumers = replica.assigned.iter().filter_map(|assigned| assigned.parked.as_ref());
             consumers.chain(&replica.sending).map(|parked| parked.until)
         });
-        let relays = running().filter(|replica| {
+        let up = || self.slots.iter().filter_map(|slot| Some((&slot.clock, slot.up.as_ref()?)));
+        let relays = up().filter(|(_, replica)| {
             let others = self.running(replica.name);
             !others.iter().any(|other| self.slots[*other].up.as_ref().is_some_and(|other| other.relay.is_leading()))
         });
-        let relays = relays.map(|replica| replica.relay.idle_until);
-        let held = running().filter_map(|replica| replica.relay.held_until());
+        let relays = relays.map(|(clock, replica)| clock.in_the_world(replica.relay.idle_until));
+        let held = up().filter_map(|(clock, replica)| Some(clock.in_the_world(replica.relay.held_until()?)));
         due.chain(starts).chain(parked).chain(relays).chain(held).filter(|instant| *instant > self.clock.now()).min()
     }
 }

@@ -9,14 +9,18 @@ use std::{
 };
 
 use bus::kafka::{Publish, Report};
-use contract::{Message, record::Record, topics};
+use contract::{Message, MessageKeys, record::Record, topics};
 
 /// One producer's way to one partition.
 pub(crate) type Lane = (u64, String, i32);
 
 /// Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Broker(Arc<Mutex<Inner>>);
+pub(crate) struct Broker {
+    state: Arc<Mutex<Inner>>,
+    /// What the services sign with; in some worlds they have no key.
+    pub keys: MessageKeys,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -36,8 +40,8 @@ pub(crate) struct Producer {
 
 impl Broker {
     /// With every topic of the contract.
-    pub(crate) fn new() -> Self {
-        let broker = Self::default();
+    pub(crate) fn new(keys: MessageKeys) -> Self {
+        let broker = Self { keys, ..Self::default() };
         for (topic, settings) in topics::all() {
             for partition in 0..settings.partitions {
                 broker.inner().partitions.insert((topic.clone(), partition), Vec::new());
@@ -47,7 +51,7 @@ impl Broker {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn producer(&self) -> Producer {

@@ -19,6 +19,8 @@ pub(crate) enum Step {
     Arrive(Lane),
     Poll(usize, usize),
     Handle(usize, usize),
+    /// Whoever polls notices that an assignment is over.
+    Notice(usize, usize),
     Send(usize, usize),
     Look(Name),
     Provide(u64),
@@ -30,6 +32,8 @@ pub(crate) enum Step {
     Garbage,
     Cut,
     Jump,
+    Forget(usize),
+    Newer,
 }
 
 impl World {
@@ -46,7 +50,7 @@ impl World {
                 continue;
             };
             let has_leader = self.running(slot.name).iter().any(|other| self.leads(*other));
-            if replica.relay.has_work(now, head) && (replica.relay.is_leading() || !has_leader) {
+            if replica.relay.has_work(slot.clock.now(), head) && (replica.relay.is_leading() || !has_leader) {
                 steps.push((Step::Relay(index), 30));
             }
             for (place, assigned) in replica.assigned.iter().enumerate() {
@@ -55,7 +59,11 @@ impl World {
                 if is_ready && (assigned.parked.is_some() || has_more) {
                     steps.push((Step::Handle(index, place), 20));
                 }
-                if assigned.fetched != self.broker.end(assigned.topic.name, assigned.partition) {
+                if assigned.is_over() {
+                    steps.push((Step::Notice(index, place), 5));
+                }
+                let has_fetched = assigned.fetched == self.broker.end(assigned.topic.name, assigned.partition);
+                if !has_fetched && assigned.is_polled() {
                     steps.push((Step::Poll(index, place), 20));
                 }
             }
@@ -96,6 +104,9 @@ impl World {
         for (index, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.up.is_some()) {
             steps.push((Step::Crash(index), 1));
             steps.push((Step::Rebalance(index), 2));
+            if slot.name == Name::Order {
+                steps.push((Step::Forget(index), 2));
+            }
             if !slot.up.as_ref().is_some_and(|replica| replica.relay.is_leading()) {
                 steps.push((Step::Relay(index), 1));
             }
@@ -107,6 +118,10 @@ impl World {
             steps.extend([(Step::AskAgain, 2), (Step::Cancel, 3), (Step::Steer, 5)]);
         }
         steps.extend([(Step::Garbage, 2), (Step::Cut, u32::from(self.may_cut)), (Step::Jump, 6)]);
+        // Once, and late: what it leaves is in the way of all that follow.
+        if !self.has_newer && self.shop.has_orders() {
+            steps.push((Step::Newer, 1));
+        }
     }
 
     fn leads(&self, index: usize) -> bool {

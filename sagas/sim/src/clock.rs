@@ -1,4 +1,4 @@
-//! The simulated clock: it moves only when the simulation moves it.
+//! The simulated clock: it moves only when the simulation moves it. A process may have one that shows another time.
 //!
 //! Never here: a waker. Who sleeps is asked again by `drive.rs` once the clock has moved.
 
@@ -21,7 +21,11 @@ const NOBODY: i64 = i64::MAX;
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Clock(Arc<Inner>);
+pub(crate) struct Clock {
+    world: Arc<Inner>,
+    /// What it shows more than the world's, in microseconds.
+    wrong_by: i64,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -32,29 +36,47 @@ struct Inner {
 
 impl Clock {
     pub(crate) fn start() -> Self {
-        Self(Arc::new(Inner { now: AtomicI64::new(START), asleep: AtomicI64::new(NOBODY) }))
+        Self { world: Arc::new(Inner { now: AtomicI64::new(START), asleep: AtomicI64::new(NOBODY) }), wrong_by: 0 }
+    }
+
+    /// The clock of a process, which is wrong by so many microseconds for as long as it runs.
+    pub(crate) fn wrong_by(&self, wrong_by: i64) -> Self {
+        Self { wrong_by, ..self.clone() }
+    }
+
+    pub(crate) fn is_right(&self) -> bool {
+        self.wrong_by == 0
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        Timestamp(self.0.now.load(Relaxed))
+        Timestamp(self.even().0 + self.wrong_by)
+    }
+
+    /// When the world's clock shows what this one shows at an instant.
+    pub(crate) fn in_the_world(&self, instant: Timestamp) -> Timestamp {
+        Timestamp(instant.0.saturating_sub(self.wrong_by))
+    }
+
+    fn even(&self) -> Timestamp {
+        Timestamp(self.world.now.load(Relaxed))
     }
 
     pub(crate) fn advance(&self, by: Duration) {
-        self.0.now.store(self.now().plus(by).0, Relaxed);
+        self.world.now.store(self.even().plus(by).0, Relaxed);
     }
 
     pub(crate) fn advance_to(&self, instant: Timestamp) {
-        self.0.now.fetch_max(instant.0, Relaxed);
+        self.world.now.fetch_max(instant.0, Relaxed);
     }
 
     /// Forgets who was asleep.
     pub(crate) fn listen(&self) {
-        self.0.asleep.store(NOBODY, Relaxed);
+        self.world.asleep.store(NOBODY, Relaxed);
     }
 
     /// Until when somebody sleeps who was polled since.
     pub(crate) fn asleep(&self) -> Option<Timestamp> {
-        let until = self.0.asleep.load(Relaxed);
+        let until = self.world.asleep.load(Relaxed);
         (until != NOBODY).then_some(Timestamp(until))
     }
 }
@@ -65,12 +87,13 @@ impl eventlog::Clock for Clock {
     }
 
     fn sleep(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let (clock, until) = (self.clone(), self.now().plus(wait));
+        // Whoever waits does so in even steps, whatever the time is.
+        let (clock, until) = (self.clone(), self.even().plus(wait));
         Box::pin(poll_fn(move |_| {
-            if clock.now() >= until {
+            if clock.even() >= until {
                 return Poll::Ready(());
             }
-            clock.0.asleep.fetch_min(until.0, Relaxed);
+            clock.world.asleep.fetch_min(until.0, Relaxed);
             Poll::Pending
         }))
     }

@@ -102,9 +102,9 @@ impl Relay {
         let led = async {
             let Some(mut checkpoint) = self.candidate.lead(LEASE).await? else { return Ok(None) };
             whole(&mut checkpoint, &published_by(log.service()))?;
-            let (from, lost) = (checkpoint.position, lost(broker, log.service(), &checkpoint));
+            let (from, lost) = (checkpoint.position, lost(broker, &log, &checkpoint));
             let producer = broker.producer();
-            let flow = Flow::begin(log.clone(), checkpoint, producer.clone()).await?;
+            let flow = Flow::begin(log.clone(), checkpoint, producer.clone()).await?.with_keys(broker.keys.clone());
             self.leading = Some(Leading { flow, producer, is_dirty: false, renewed: now });
             Ok::<_, Ended>(Some((from, lost)))
         };
@@ -161,11 +161,11 @@ impl Relay {
 
 /// What the broker must be sent again, as the production relay tells its operator when it begins to lead: the newest record of each
 /// partition is held against the checkpoint.
-fn lost(broker: &Broker, service: &str, checkpoint: &eventlog::Checkpoint) -> Option<i64> {
+fn lost(broker: &Broker, log: &Log, checkpoint: &eventlog::Checkpoint) -> Option<i64> {
     let mut lost = None;
     for (topic, chain) in &checkpoint.chain {
         for (partition, published) in chain.iter().enumerate() {
-            let newest = newest(broker, service, topic, partition as i32);
+            let newest = newest(broker, log, topic, partition as i32);
             if newest < *published {
                 lost = Some(lost.map_or(newest, |lost: i64| lost.min(newest)));
             }
@@ -174,10 +174,13 @@ fn lost(broker: &Broker, service: &str, checkpoint: &eventlog::Checkpoint) -> Op
     lost
 }
 
-/// The newest sequence of the service's own that a partition holds; 0 if there is none.
-fn newest(broker: &Broker, service: &str, topic: &str, partition: i32) -> i64 {
+/// The newest sequence of the log's own that a partition holds; 0 if there is none. Its forgers are told by the key, or make up an epoch.
+fn newest(broker: &Broker, log: &Log, topic: &str, partition: i32) -> i64 {
     let records = broker.read(topic, partition, 0, usize::MAX);
-    let links = records.iter().rev().filter_map(|(_, record)| contract::record::decode(topic, record).ok());
-    let own = links.map(|(_, link): (_, Link)| link).filter(|link| link.source.service == service);
-    own.map(|link| link.sequence).max().unwrap_or(0)
+    let links = records.iter().rev().filter_map(|(_, record)| {
+        let (message, mut link): (_, Link) = contract::record::decode(topic, record).ok()?;
+        broker.keys.check(&message, &mut link).ok()?;
+        (link.source == log.source(1)).then_some(link)
+    });
+    links.map(|link| link.sequence).max().unwrap_or(0)
 }

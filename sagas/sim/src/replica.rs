@@ -9,11 +9,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bus::{
     Batch, Consumer, Source,
-    kafka::{Buffer, Look, Partition, Places, begin_at, incoming},
+    kafka::{Buffer, Look, Partition, Places, Room, begin_at, incoming_with},
 };
 use contract::{
     Timestamp,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Records taken from the broker in one step.
-const POLLED_MAX: usize = 64;
+pub(crate) const POLLED_MAX: usize = 64;
 
 /// The services that are simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,7 +63,7 @@ impl Name {
 
 /// Where requests come in.
 pub(crate) enum Door {
-    Order(Writer<order::Handler>),
+    Order(Writer<order::Handler>, Arc<order::Handler>),
     Product(Writer<product::Handler>),
     None,
 }
@@ -83,6 +84,8 @@ pub(crate) struct Assigned {
     /// The next offset to take from the broker.
     pub fetched: i64,
     pub parked: Option<Parked>,
+    /// It is polled no more until its buffer has room.
+    is_paused: bool,
     /// There may be more to handle although the buffer is empty.
     look_again: Arc<AtomicBool>,
     source: Arc<tokio::sync::Mutex<Partition>>,
@@ -94,24 +97,38 @@ impl Assigned {
         self.look_again.load(Relaxed)
     }
 
-    /// It has to be assigned anew before anything of it is handled.
-    pub(crate) fn is_over(&self) -> bool {
-        self.parked.is_none() && self.lost.is_cancelled()
+    /// Whether it is polled now.
+    pub(crate) fn is_polled(&self) -> bool {
+        !self.is_paused || self.buffer.has_room()
     }
 
-    /// Takes records from the broker; tells how many.
-    pub(crate) fn poll(&mut self, broker: &Broker) -> usize {
+    /// It has to be assigned anew, which whoever polls notices a while later.
+    pub(crate) fn is_over(&self) -> bool {
+        self.parked.is_none() && self.is_lost()
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// Takes at most `limit` records from the broker; tells how many.
+    pub(crate) fn poll(&mut self, broker: &Broker, limit: usize) -> usize {
         if self.fetched > broker.end(self.topic.name, self.partition) {
             // Out of range: the broker has lost records that were read.
             self.lost.cancel();
             self.buffer.close();
             return 0;
         }
-        let records = broker.read(self.topic.name, self.partition, self.fetched, POLLED_MAX);
-        let count = records.len();
+        let (records, mut count) = (broker.read(self.topic.name, self.partition, self.fetched, limit), 0);
+        self.is_paused = false;
         for (offset, record) in records {
-            self.buffer.push(incoming(self.topic, self.partition, offset, record));
+            self.buffer.push(incoming_with(&broker.keys, self.topic, self.partition, offset, record));
             self.fetched = offset + 1;
+            count += 1;
+            if self.buffer.is_full() {
+                self.is_paused = true;
+                break;
+            }
         }
         count
     }
@@ -122,6 +139,8 @@ struct Once {
     source: Arc<tokio::sync::Mutex<Partition>>,
     look_again: Arc<AtomicBool>,
     is_done: bool,
+    /// The process is stopped for so long once it has the batch in its hands.
+    frozen: Option<(eventlog::Env, Duration)>,
 }
 
 impl Source for Once {
@@ -135,6 +154,9 @@ impl Source for Once {
             self.look_again.store(false, Relaxed);
             return Ok(None);
         };
+        if let Some((env, wait)) = self.frozen.take() {
+            env.sleep(wait).await;
+        }
         Ok(Some(batch))
     }
 
@@ -162,6 +184,7 @@ pub(crate) struct Replica {
     pub relay: Relay,
     consume: Box<dyn Fn(Once) -> Operation + Send + Sync>,
     made_anew: Places,
+    room: Room,
 }
 
 impl Replica {
@@ -184,7 +207,8 @@ impl Replica {
             Name::Order => {
                 let handler = Arc::new(order::handler(&order_config()));
                 let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
-                Self::of(name, handler, writer.clone(), Box::pin(task), None, Door::Order(writer))
+                let door = Door::Order(writer.clone(), handler.clone());
+                Self::of(name, handler, writer, Box::pin(task), None, door)
             }
             Name::Product => {
                 let handler = Arc::new(product::Handler);
@@ -217,28 +241,34 @@ impl Replica {
         });
         let relay = Relay::new(log.clone());
         let (sending, assigned, made_anew) = (Vec::new(), Vec::new(), Places::default());
-        Self { name, log, door, writer: task, steps, sending, assigned, relay, consume, made_anew }
+        let room = Room::new(log.env().memory());
+        Self { name, log, door, writer: task, steps, sending, assigned, relay, consume, made_anew, room }
     }
 
     /// Begins to read partitions where the database says.
     pub(crate) async fn assign(&mut self, places: &BTreeSet<(String, i32)>, broker: &Broker) -> Result<(), Error> {
         let progress = self.log.progress_of(self.name.as_str()).await?;
         self.log.count_parked().await?;
+        for (topic, partition, first) in self.log.first_parked(self.name.as_str()).await? {
+            self.made_anew.look_back(&(topic, partition), first);
+        }
         for (topic, partition) in places {
             let topic = TOPICS.iter().find(|found| found.name == topic).expect("a topic of the contract");
             let at = (topic.name.to_owned(), i64::from(*partition));
             let stored = progress.iter().find(|(name, number, _)| (name, number) == (&at.0, &at.1)).map_or(0, |found| found.2);
-            let is_new = self.made_anew.contains(&at);
-            let (from, joined) = begin_at(stored, 0, broker.end(topic.name, *partition), is_new);
-            let (buffer, lost) = (Buffer::new(stored), CancellationToken::new());
+            let again = self.made_anew.from(&at);
+            let (from, joined) = begin_at(stored, 0, broker.end(topic.name, *partition), again);
+            let (buffer, lost) = (Buffer::new(stored, &self.room), CancellationToken::new());
             let (name, log, anew) = (self.name.as_str(), self.log.clone(), self.made_anew.clone());
             let source = Partition::new(name, at, buffer.clone(), log, lost.clone(), anew, joined || stored == 0);
+            let source = source.with_keys(broker.keys.clone());
             self.assigned.push(Assigned {
                 topic,
                 partition: *partition,
                 buffer,
                 fetched: from,
                 parked: None,
+                is_paused: false,
                 look_again: Arc::new(AtomicBool::new(true)),
                 source: Arc::new(tokio::sync::Mutex::new(source)),
                 lost,
@@ -247,10 +277,11 @@ impl Replica {
         Ok(())
     }
 
-    /// Handles one batch of a partition.
-    pub(crate) fn handle(&self, index: usize) -> Operation {
-        let assigned = &self.assigned[index];
-        (self.consume)(Once { source: assigned.source.clone(), look_again: assigned.look_again.clone(), is_done: false })
+    /// Handles one batch of a partition; perhaps it is stopped for a while with the batch in its hands.
+    pub(crate) fn handle(&self, index: usize, frozen: Option<Duration>) -> Operation {
+        let (assigned, frozen) = (&self.assigned[index], frozen.map(|wait| (self.log.env().clone(), wait)));
+        let (source, look_again) = (assigned.source.clone(), assigned.look_again.clone());
+        (self.consume)(Once { source, look_again, is_done: false, frozen })
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Never here: one step. A run that goes wrong tells in one line how to see it again.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::Context as _;
 
@@ -16,6 +16,8 @@ use crate::{
 
 /// Safety is checked at least this often, in steps.
 const CHECKED_EVERY: u64 = 1_000;
+/// Nothing waits for longer than minutes, whatever clocks have shown.
+const CALM_MAX: Duration = Duration::from_secs(30 * 60);
 /// What is told of a failure.
 const TOLD_MAX: usize = 8;
 
@@ -67,12 +69,14 @@ fn summary(trace: &Trace, counts: Counts, plan: Plan, ended: Ended, confirmed: u
 }
 
 async fn live(world: &mut World) -> anyhow::Result<Ended> {
-    let (mut steps, mut calm_steps) = (0, 0);
+    let (mut steps, mut calm_steps, mut calm_since) = (0, 0, world.clock.now());
     loop {
         if !world.is_calm && steps >= world.plan.faulty_steps {
             world.is_calm = true;
             world.post.be_faulty(0);
+            calm_since = world.clock.now();
             world.say(format_args!("calm"));
+            world.set_clocks_right();
         }
         steps += 1;
         calm_steps += u64::from(world.is_calm);
@@ -92,7 +96,11 @@ async fn live(world: &mut World) -> anyhow::Result<Ended> {
             }
         }
     }
-    let (wrong, missing) = check::at_the_end(&View::of(world).await?);
+    let (wrong, mut missing) = check::at_the_end(&View::of(world).await?);
+    let took = world.clock.now().since(calm_since);
+    if took > CALM_MAX {
+        missing.push(format!("instants-bounded: it took {} s of calm until everything had ended", took.as_secs()));
+    }
     let wrong = [std::mem::take(&mut world.wrong), wrong].concat();
     Ok(match (wrong.is_empty(), missing.is_empty()) {
         (false, _) => Ended::Unsafe(short(wrong)),

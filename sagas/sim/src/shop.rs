@@ -166,7 +166,7 @@ impl World {
         if priced.lines.is_empty() {
             return self.look_up_answer(number, order).await;
         }
-        let Door::Order(writer) = &self.replica(order).door else { bail!("the order service has a door") };
+        let Door::Order(writer, _) = &self.replica(order).door else { bail!("the order service has a door") };
         let (writer, order_id) = (writer.clone(), OrderId(self.replica(order).log.env().id()));
         let place = Place {
             order_id,
@@ -258,7 +258,7 @@ impl World {
 
     async fn demand(&mut self, order_id: OrderId, work: Work, cancels: bool) {
         let Some(index) = self.any(Name::Order) else { return };
-        let Door::Order(writer) = &self.replica(index).door else { return };
+        let Door::Order(writer, _) = &self.replica(index).door else { return };
         let writer = writer.clone();
         let mut operation: Operation<Result<Answer<Done>, Error>> =
             Box::pin(async move { writer.request(Job { work, meta: Meta::default() }, None).await });

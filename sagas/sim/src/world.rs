@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::Context as _;
-use contract::Timestamp;
-use eventlog::{Database, Env, Readers};
+use contract::{MessageKeys, Timestamp};
+use eventlog::{Database, Env, Memory, Readers};
 
 use crate::{
     broker::Broker,
@@ -20,6 +20,9 @@ use crate::{
     shop::Shop,
     trace::Trace,
 };
+
+/// What a process has for messages: about sixteen in a batch, and a dozen in a partition, so that bounds are met all the time.
+const MEMORY: Memory = Memory::mib(1);
 
 /// How a run goes.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +60,10 @@ pub(crate) struct Slot {
     pub number: usize,
     pub up: Option<Replica>,
     pub disk: Arc<Disk>,
+    /// What its process takes for the time.
+    pub clock: Clock,
+    /// When idempotency keys were forgotten last, or it started.
+    pub forgot: Timestamp,
     /// It starts again then.
     pub down_until: Timestamp,
     starts: u64,
@@ -87,6 +94,10 @@ pub(crate) struct World {
     pub is_calm: bool,
     /// Whether the broker loses what it acknowledged; only then may a message ever wait for a gap to close.
     pub may_cut: bool,
+    /// Whether processes start with clocks that are wrong, until the calm; only then may something act early.
+    pub may_err: bool,
+    /// A newer build has run, and left rows.
+    pub has_newer: bool,
     /// What was found wrong on the way.
     pub wrong: Vec<String>,
     /// Service and position: what an operator was told to publish again.
@@ -107,14 +118,21 @@ impl World {
             // The first has to be there when the shop is filled.
             for number in 0..=usize::from(plan.faulty_steps > 0 && chance.permille(600)) {
                 let disk = Disk::new(clock.clone());
-                slots.push(Slot { name, number, up: None, disk, down_until: clock.now(), starts: 0 });
+                let (now, clock) = (clock.now(), clock.clone());
+                slots.push(Slot { name, number, up: None, disk, clock, forgot: now, down_until: now, starts: 0 });
             }
         }
         let may_cut = plan.faulty_steps > 0 && chance.permille(400);
+        let may_err = plan.faulty_steps > 0 && chance.permille(400);
         let trace = Trace::new(clock.now(), plan.is_traced);
         let post = Post::new(chance.bits());
         let shop = Shop::new(&mut chance, plan.orders);
-        let (broker, provider) = (Broker::new(), Provider::default());
+        // Every other world has a message key.
+        let keys = match plan.seed % 2 {
+            0 => MessageKeys::parse("sim:what every service of this world knows").context("the message key")?,
+            _ => MessageKeys::default(),
+        };
+        let (broker, provider) = (Broker::new(keys), Provider::default());
         let (counts, to_rewind) = (Counts::default(), BTreeMap::new());
         let mut world = Self {
             plan,
@@ -130,6 +148,8 @@ impl World {
             counts,
             is_calm: true,
             may_cut,
+            may_err,
+            has_newer: false,
             wrong: Vec::new(),
             to_rewind,
         };
@@ -146,11 +166,13 @@ impl World {
 
     /// Starts the process of a slot; what it knows is what its database knows.
     pub(crate) async fn start(&mut self, index: usize) -> anyhow::Result<()> {
+        let wrong_by = if self.is_calm { 0 } else { self.wrong_by() };
         let slot = &mut self.slots[index];
         slot.starts += 1;
+        (slot.clock, slot.forgot) = (self.clock.wrong_by(wrong_by), self.clock.now());
         slot.disk = Disk::new(self.clock.clone());
         let seed = self.plan.seed ^ (index as u64 + 1) << 32 ^ slot.starts << 48;
-        let env = Env::seeded(Arc::new(self.clock.clone()), seed).with_disk(slot.disk.clone());
+        let env = Env::seeded(Arc::new(slot.clock.clone()), seed).with_disk(slot.disk.clone()).with_memory(MEMORY);
         let service = self.services.get_mut(&slot.name).expect("every service is there");
         let opened = Replica::open(slot.name, service.database.clone(), env, &self.provider, &self.post).await;
         let replica = opened.with_context(|| format!("opening {}", slot.name.as_str()))?;
@@ -170,6 +192,17 @@ impl World {
         }
         let most = if self.chance.permille(150) { 20_000 } else { 1_500 };
         slot.down_until = self.clock.now().plus(std::time::Duration::from_millis(self.chance.between(1, most)));
+    }
+
+    /// Every process whose clock is wrong is ended, and starts again with the right time.
+    pub(crate) fn set_clocks_right(&mut self) {
+        let is_wrong = |(_, slot): &(usize, &Slot)| slot.up.is_some() && !slot.clock.is_right();
+        let wrong: Vec<usize> = self.slots.iter().enumerate().filter(is_wrong).map(|(index, _)| index).collect();
+        for index in wrong {
+            let label = self.label(index);
+            self.say(format_args!("{label} is ended: its clock was wrong"));
+            self.crash(index);
+        }
     }
 
     /// Drives an operation of a slot; a crash under it takes the process down.

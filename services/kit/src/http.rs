@@ -11,6 +11,7 @@ mod money;
 mod page;
 mod probe;
 mod problem;
+mod room;
 mod serve;
 mod strict;
 

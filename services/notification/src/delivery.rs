@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use contract::{Meta, Timestamp, Trace, trace::span_of};
-use eventlog::{Error, Job, Log, Span, SpanKind, Writer};
+use eventlog::{Due, Error, Job, Log, Span, SpanKind, Writer};
 use kit::outgoing::{Courier, Sent, within};
 use uuid::Uuid;
 
@@ -14,7 +14,6 @@ use crate::{
     Config,
     channel::{Channel, Letter},
     handler::{Done, Handler, Kind, Outcome, Work},
-    store,
 };
 
 /// A letter with what its result is appended under.
@@ -29,6 +28,7 @@ pub(crate) struct Outgoing {
 pub(crate) struct Delivery {
     pub channel: Arc<dyn Channel>,
     pub writer: Writer<Handler>,
+    pub due: Arc<Due>,
     pub config: Config,
 }
 
@@ -62,7 +62,7 @@ impl Courier for Delivery {
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, Error> {
-        store::next_due(self.log()).await
+        self.due.first(self.log()).await
     }
 
     async fn claim(&self, before: Timestamp, limit: i64) -> Result<Vec<Outgoing>, Error> {

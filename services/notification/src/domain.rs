@@ -21,6 +21,8 @@ pub enum Status {
 }
 
 impl Status {
+    pub const ALL: [Self; 4] = [Self::Nothing, Self::Queued, Self::Delivered, Self::GivenUp];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -31,7 +33,7 @@ impl Status {
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Nothing, Self::Queued, Self::Delivered, Self::GivenUp].into_iter().find(|status| status.as_str() == text)
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
     }
 }
 

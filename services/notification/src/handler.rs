@@ -3,10 +3,13 @@
 //! Never here: deliveries, which go out only after the commit. From here the flow goes to `delivery.rs` with every
 //! notification that was committed, and over the log to whoever reads `notification.events.v1`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use contract::{CustomerId, Message, Meta, NotificationId, OrderId, Timestamp, notification::Event, order, topics};
-use eventlog::{Error, Job, New, Poison, Unit, backoff};
+use eventlog::{Due, Error, Job, New, Poison, Unit, backoff};
 use kit::outgoing::Queue;
 use uuid::Uuid;
 
@@ -49,6 +52,7 @@ pub(crate) enum Outcome {
 /// Decides the notification service's work.
 pub struct Handler {
     letters: Queue<Delivery>,
+    pub(crate) due: Arc<Due>,
     config: Config,
 }
 
@@ -56,25 +60,36 @@ type Rows = BTreeMap<OrderId, Vec<Row>>;
 
 impl Handler {
     pub(crate) fn new(letters: Queue<Delivery>, config: Config) -> Self {
-        Self { letters, config }
+        Self { letters, due: store::on_their_way(&config), config }
     }
 
     /// Everything that the batch is about, in memory; and which orders are due.
-    async fn load(unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<(Rows, Vec<OrderId>), Error> {
+    async fn load(
+        &self,
+        unit: &mut Unit<'_>,
+        jobs: &[&Job<Work>],
+    ) -> Result<(Rows, BTreeMap<OrderId, String>, Vec<OrderId>), Error> {
         let (mut orders, mut due) = (BTreeSet::<Uuid>::new(), Vec::new());
         for job in jobs {
             match &job.work.0 {
                 Kind::Queue { order_id, .. } | Kind::Tried { order_id, .. } => drop(orders.insert(order_id.0)),
-                Kind::ClaimDue { before, limit } => due.extend(store::due(unit.conn(), *before, *limit).await?),
+                Kind::ClaimDue { before, limit } => due.extend(self.due.claim(unit, *before, *limit).await?),
             }
         }
         orders.extend(&due);
         let orders: Vec<Uuid> = orders.into_iter().collect();
         let mut rows: Rows = orders.iter().map(|order| (OrderId(*order), Vec::new())).collect();
-        for row in store::load(unit.conn(), &orders).await? {
-            rows.entry(row.notification.order_id).or_default().push(row);
+        let mut unreadable = BTreeMap::new();
+        for (order, row) in store::load(unit.conn(), &orders).await? {
+            match row {
+                Ok(row) => rows.entry(order).or_default().push(row),
+                Err(why) => drop(unreadable.insert(order, why)),
+            }
         }
-        Ok((rows, due.into_iter().map(Into::into).collect()))
+        let due: Vec<OrderId> = due.into_iter().map(Into::into).collect();
+        let aside = due.iter().filter_map(|order| Some((order.0, unreadable.get(order)?.clone()))).collect::<Vec<_>>();
+        self.due.set_aside(unit, &aside).await?;
+        Ok((rows, unreadable, due))
     }
 
     fn queue(
@@ -142,9 +157,17 @@ impl eventlog::Handler for Handler {
     type Done = Done;
 
     async fn handle(&self, unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Vec<Done>, Error> {
-        let (mut rows, due) = Self::load(unit, jobs).await?;
+        let (mut rows, unreadable, due) = self.load(unit, jobs).await?;
         let mut done = Vec::with_capacity(jobs.len());
-        for job in jobs {
+        for (index, job) in jobs.iter().enumerate() {
+            if let Kind::Queue { order_id, .. } = &job.work.0
+                && let Some(why) = unreadable.get(order_id)
+            {
+                // It may be this very outcome's.
+                unit.refuse(index, format!("this build can't read a notification of order {order_id}: {why}"));
+                done.push(Done(Outcome::Nothing));
+                continue;
+            }
             done.push(Done(match &job.work.0 {
                 Kind::Queue { order_id, customer_id, text } => {
                     self.queue(unit, &job.meta, *order_id, *customer_id, text, &mut rows)

@@ -70,5 +70,6 @@ async fn notifications(
     let page = query.page()?;
     let owner = (!caller.role.reads_everything()).then_some(caller.id);
     let rows = store::page(&log, owner, page.after, page.limit + 1).await?;
-    Ok(Json(List::of(rows, page.limit, |row| row.notification.notification_id.0).map(Into::into)))
+    let id = |row: &Result<Row, uuid::Uuid>| row.as_ref().map_or_else(|id| *id, |row| row.notification.notification_id.0);
+    Ok(Json(List::of(rows, page.limit, id).filter_map(|row| row.ok().map(Into::into))))
 }

@@ -73,7 +73,7 @@ pub fn parts(opened: Opened, channel: Arc<dyn Channel>, config: Config) -> Parts
     let handler = Arc::new(Handler::new(queue.clone(), config.clone()));
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     let lease = config.lease();
-    let delivery = Delivery { channel, writer: writer.clone(), config };
+    let delivery = Delivery { channel, writer: writer.clone(), due: handler.due.clone(), config };
     Parts { handler, writer, task: Box::pin(task), letters: outgoing::steps(delivery, queue, letters, lease) }
 }
 
@@ -84,8 +84,16 @@ pub fn build(deps: Deps) -> Service {
     let handler = Arc::new(Handler::new(queue.clone(), config.clone()));
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     tasks.spawn("notification writer", task);
+    writer.log().watch_due(handler.due.clone());
     let (concurrency, lease) = (config.concurrency, config.lease());
-    outgoing::start(Delivery { channel, writer: writer.clone(), config }, queue, letters, concurrency, lease, &tasks);
+    outgoing::start(
+        Delivery { channel, writer: writer.clone(), due: handler.due.clone(), config },
+        queue,
+        letters,
+        concurrency,
+        lease,
+        &tasks,
+    );
     let routes = http::routes(writer.log().clone());
     Service { handler, writer, routes }
 }

@@ -2,11 +2,16 @@
 //!
 //! Never here: rules. From here the flow goes to `handler.rs`, which decides on what was loaded, and to `http.rs`.
 
-use contract::{CustomerId, MessageId, Meta, Timestamp, Trace};
-use eventlog::{Conn, Error, Log, Unit, for_update, on, select_in, write_many};
+use std::sync::Arc;
+
+use contract::{CustomerId, MessageId, Meta, OrderId, Timestamp, Trace};
+use eventlog::{Conn, Due, DueReader, Error, Log, Unit, for_update, on, select_in, write_many};
 use uuid::Uuid;
 
-use crate::domain::{Notification, Status};
+use crate::{
+    Config,
+    domain::{Notification, Status},
+};
 
 /// One notification with what its stream does not carry.
 #[derive(Clone, Debug)]
@@ -58,10 +63,10 @@ macro_rules! columns {
     };
 }
 
-fn row(stored: Stored) -> Result<Row, Error> {
+fn row(stored: Stored) -> Result<Row, String> {
     let (id, order, customer, template, subject, body, status, attempts, reason, due_us, queued, parent, state, version, time_us) =
         stored;
-    let corrupt = || Error::Corrupt(format!("notification {id}"));
+    let corrupt = || format!("this build does not know its status, or how often it was tried: {status}, {attempts}");
     let notification = Notification {
         status: Status::parse(&status).ok_or_else(corrupt)?,
         attempts: u32::try_from(attempts).map_err(|_| corrupt())?,
@@ -73,11 +78,12 @@ fn row(stored: Stored) -> Result<Row, Error> {
     Ok(Row { notification, subject, body, due, queued, trace: Trace { parent, state }, created, changed: false })
 }
 
-/// Loads and locks the notifications of these orders, which are sorted: replicas that lock in one order never deadlock.
-pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<Vec<Row>, Error> {
+/// Loads and locks the notifications of these orders, which are sorted: replicas that lock in one order never deadlock. Each with its
+/// order, and why this build can't read it, if so.
+pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<Vec<(OrderId, Result<Row, String>)>, Error> {
     let tail = format!("ORDER BY order_id, notification_id{}", for_update(conn));
     let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM notifications WHERE order_id"), orders, &tail)?;
-    rows.into_iter().map(row).collect()
+    Ok(rows.into_iter().map(|stored| (stored.1.into(), row(stored))).collect())
 }
 
 /// Writes notifications back, with one statement a run.
@@ -109,30 +115,21 @@ pub(crate) async fn save(unit: &mut Unit<'_>, rows: &[&Row]) -> Result<(), Error
     Ok(())
 }
 
-/// The orders whose notifications were due before an instant, the longest overdue first.
-pub(crate) async fn due(conn: &mut Conn<'_>, before: Timestamp, limit: i64) -> Result<Vec<Uuid>, Error> {
-    Ok(on!(conn, |c| sqlx::query_scalar::<DB, Uuid>(
-        "SELECT order_id FROM notifications WHERE due_us IS NOT NULL AND due_us < $1 ORDER BY due_us LIMIT $2"
-    )
-    .bind(before.0)
-    .bind(limit)
-    .fetch_all(c)
-    .await)?)
+/// The notifications that are on their way, as rows that are due.
+pub(crate) fn on_their_way(config: &Config) -> Arc<Due> {
+    // With jitter a backoff is up to twice its cap.
+    let longest = config.lease().max(config.retry_cap() * 2);
+    let reader = DueReader::of(Status::ALL.iter().map(|status| status.as_str()));
+    Due::new("notifications", "order_id", "notifications", longest, config.lease(), reader)
 }
 
-/// When the next notification is due, as far as is committed.
-pub(crate) async fn next_due(log: &Log) -> Result<Option<Timestamp>, Error> {
-    let mut reader = log.reader().await?;
-    let due: Option<i64> = on!(&mut reader.conn(), |c| {
-        sqlx::query_scalar::<DB, i64>("SELECT due_us FROM notifications WHERE due_us IS NOT NULL ORDER BY due_us LIMIT 1")
-            .fetch_optional(c)
-            .await
-    })?;
-    Ok(due.map(Timestamp))
-}
-
-/// A page of notifications, newest first: of one customer, or of all.
-pub(crate) async fn page(log: &Log, owner: Option<CustomerId>, after: Option<Uuid>, limit: i64) -> Result<Vec<Row>, Error> {
+/// A page of notifications, newest first: of one customer, or of all. One that this build can't read is there by its id alone.
+pub(crate) async fn page(
+    log: &Log,
+    owner: Option<CustomerId>,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Result<Row, Uuid>>, Error> {
     let (mut reader, after) = (log.reader().await?, after.unwrap_or(Uuid::max()));
     let rows: Vec<Stored> = on!(&mut reader.conn(), |c| match owner {
         Some(owner) => {
@@ -159,5 +156,5 @@ pub(crate) async fn page(log: &Log, owner: Option<CustomerId>, after: Option<Uui
             .await
         }
     })?;
-    rows.into_iter().map(row).collect()
+    Ok(rows.into_iter().map(|stored| (stored.0, stored)).map(|(id, stored)| row(stored).map_err(|_| id)).collect())
 }

@@ -14,6 +14,7 @@ use contract::{
     notification::Event,
     order::{CancelReason, OrderPlaced},
 };
+use eventlog::on;
 use skald_notification::{Config, channel::Console};
 
 const DELIVERED: &str = "SELECT COUNT(*) FROM notifications WHERE status = 'delivered' AND due_us IS NULL";
@@ -128,4 +129,32 @@ async fn the_end_is_published_under_the_order_and_its_trace_and_caused_by_the_qu
         let CustomerId(customer) = customer(1);
         assert!(!row.data.contains("Thank you") && (row.version == 2 || row.data.contains(&customer.to_string())));
     }
+}
+
+/// What somebody else has written.
+async fn change(house: &House, sql: &'static str) {
+    let mut connection = house.log().database().connect().await.unwrap();
+    on!(&mut connection.conn(), |c| sqlx::query::<DB>(sql).execute(c).await.map(drop)).unwrap();
+}
+
+#[tokio::test]
+async fn letters_of_a_newer_build_stand_in_nobody_s_way_and_those_of_a_wrong_clock_go_out() {
+    let mut house = House::open(Scripted::new([None, None]), Config { timeout_ms: 60_000, ..quick() }).await;
+    house.deliver([confirmed(1), confirmed(2)]).await;
+    change(
+        &house,
+        "UPDATE notifications SET status = 'sung', due_us = 1 WHERE order_id = (SELECT order_id FROM notifications LIMIT 1)",
+    )
+    .await;
+    change(&house, "UPDATE notifications SET due_us = due_us + 3600000000 WHERE status = 'queued'").await;
+    house.stop().await;
+    house.start(Scripted::new([]), quick()).await;
+    house.counts(DELIVERED, 1).await;
+    house.counts("SELECT COUNT(*) FROM notifications WHERE due_us > 9000000000000000000", 1).await;
+    assert_eq!(house.log().survey().await.unwrap().unreadable, 1);
+    assert_eq!(house.log().due().unwrap().pulled_in(), 1);
+    change(&house, "UPDATE notifications SET status = 'queued' WHERE status = 'sung'").await;
+    house.stop().await;
+    house.start(Scripted::new([]), quick()).await;
+    house.counts(DELIVERED, 2).await;
 }

@@ -10,8 +10,8 @@ use contract::{
     order::{self, Line, OrderCancelled, OrderConfirmed, OrderPlaced},
     payment, product, topics,
 };
-use engine::{Applied, Engine, Instance};
-use eventlog::{Error, Job, New, Poison, Stored, Unit};
+use engine::{Applied, Engine, Instance, Loaded};
+use eventlog::{Error, Job, Log, New, Poison, Stored, Unit};
 use saga::{
     Why,
     order::{Context, Input, OrderSaga, State, payment_reply, product_reply},
@@ -84,11 +84,23 @@ pub enum Done {
     Ignored(Why, State),
     /// There is no such order, or it is somebody else's.
     Unknown,
+    /// The order is there, in a form that this build can't read.
+    Unreadable,
 }
 
 /// The order service's handler.
 pub struct Handler {
     pub(crate) engine: Engine<OrderSaga>,
+}
+
+impl Handler {
+    /// One look at deadlines; `fire` decides what is due.
+    ///
+    /// # Errors
+    /// What the database said, or `fire`.
+    pub async fn look<F: Future<Output = Result<(), Error>>>(&self, log: &Log, fire: &impl Fn() -> F) -> Result<(), Error> {
+        engine::look(log, self.engine.due(), fire).await
+    }
 }
 
 type Sagas = HashMap<Uuid, Instance<OrderSaga>>;
@@ -100,17 +112,19 @@ impl eventlog::Handler for Handler {
     async fn handle(&self, unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Vec<Done>, Error> {
         let mut due = Vec::new();
         if jobs.iter().any(|job| matches!(job.work, Work::Due)) {
-            let now = unit.now();
-            due = engine::due(unit.conn(), now, DUE_MAX).await?;
+            let passed = Timestamp(unit.now().0 + 1);
+            due = self.engine.due().claim(unit, passed, DUE_MAX).await?;
         }
         let wanted = jobs.iter().filter_map(|job| match &job.work {
             Work::Reply { order_id, .. } | Work::Cancel { order_id, .. } | Work::Steer { order_id, .. } => Some(order_id.0),
             Work::Place(_) | Work::Due => None,
         });
         let wanted: Vec<Uuid> = wanted.chain(due.iter().copied()).collect();
-        let mut sagas: Sagas = engine::load(unit.conn(), &wanted).await?;
+        let Loaded { instances: mut sagas, unreadable } = engine::load::<OrderSaga>(unit.conn(), &wanted).await?;
+        let aside = due.iter().filter_map(|id| Some((*id, unreadable.get(id)?.clone()))).collect::<Vec<_>>();
+        self.engine.due().set_aside(unit, &aside).await?;
 
-        let mut batch = Batch { engine: &self.engine, placed: Vec::new(), changed: Vec::new() };
+        let mut batch = Batch { engine: &self.engine, unreadable, placed: Vec::new(), changed: Vec::new() };
         let done = jobs.iter().enumerate().map(|(index, job)| batch.decide(unit, &mut sagas, index, job, &due)).collect();
 
         batch.changed.sort_unstable();
@@ -131,7 +145,7 @@ impl eventlog::Handler for Handler {
                 location: Some(format!("/v1/orders/{id}")),
                 body: String::new(),
             }),
-            Done::Handled | Done::Ignored(..) | Done::Unknown => None,
+            Done::Handled | Done::Ignored(..) | Done::Unknown | Done::Unreadable => None,
         }
     }
 
@@ -156,6 +170,8 @@ impl bus::Consumer for Handler {
 /// A batch being decided.
 struct Batch<'e> {
     engine: &'e Engine<OrderSaga>,
+    /// Sagas that are there, in a form that only another build knows.
+    unreadable: HashMap<Uuid, String>,
     placed: Vec<Placed>,
     changed: Vec<Uuid>,
 }
@@ -169,6 +185,10 @@ impl Batch<'_> {
                 Done::Placed(place.order_id, unit.now())
             }
             Work::Reply { order_id, input } => {
+                if let Some(why) = self.unreadable.get(&order_id.0) {
+                    unit.refuse(index, format!("a reply to order {order_id}, whose saga this build can't read: {why}"));
+                    return Done::Handled;
+                }
                 let Some(instance) = sagas.get_mut(&order_id.0) else {
                     unit.refuse(index, format!("a reply to order {order_id}, which this service never placed"));
                     return Done::Handled;
@@ -177,6 +197,9 @@ impl Batch<'_> {
                     unit.refuse(index, format!("{input:?} in state {:?}, where nobody asked for it", instance.state));
                 }
                 Done::Handled
+            }
+            Work::Cancel { order_id, .. } | Work::Steer { order_id, .. } if self.unreadable.contains_key(&order_id.0) => {
+                Done::Unreadable
             }
             Work::Cancel { order_id, by } => match sagas.get_mut(&order_id.0) {
                 Some(instance) if by.may_cancel_for(instance.context.customer_id) => self.cancel(unit, &job.meta, instance, *by),

@@ -76,7 +76,8 @@ pub fn build(deps: Deps) -> Service {
         let due = due.clone();
         async move { due.submit(Job { work: handler::Work::Due, meta: contract::Meta::default() }).await.map(drop) }
     };
-    tasks.spawn("saga deadlines", watch_deadlines(log, fire, tasks.stopping()));
+    log.watch_due(handler.engine.due().clone());
+    tasks.spawn("saga deadlines", watch_deadlines(log, handler.engine.due().clone(), fire, tasks.stopping()));
     let links = http::links::Links { jaeger: config.jaeger_url, kafdrop: config.kafdrop_url, locate };
     let shop = http::Shop { writer: writer.clone(), stock, watchers, idempotency, links, stopping: tasks.stopping() };
     Service { writer, handler, routes: http::routes(shop) }

@@ -35,6 +35,8 @@ pub(crate) enum Status {
     Pending,
     Confirmed,
     Cancelled,
+    /// It has ended in a way that this build does not know.
+    Unknown,
 }
 
 impl Status {
@@ -56,6 +58,7 @@ impl Status {
             Self::Pending => "pending",
             Self::Confirmed => "confirmed",
             Self::Cancelled => "cancelled",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -68,7 +71,8 @@ pub(crate) struct Order {
     pub lines: Vec<Line>,
     pub total: Money,
     pub placed: Timestamp,
-    pub state: State,
+    /// Or the word of a newer build, which is no reason not to show the order.
+    pub state: Result<State, String>,
     pub reason: Option<String>,
     pub stuck: bool,
     pub ended: Option<Timestamp>,
@@ -76,11 +80,19 @@ pub(crate) struct Order {
 
 impl Order {
     pub(crate) fn status(&self) -> Status {
-        Status::of(self.state)
+        match (&self.state, self.ended) {
+            (Ok(state), _) => Status::of(*state),
+            (Err(_), None) => Status::Pending,
+            (Err(_), Some(_)) => Status::Unknown,
+        }
+    }
+
+    pub(crate) fn state(&self) -> &str {
+        self.state.as_ref().map_or_else(|word| word.as_str(), |state| state.as_str())
     }
 
     pub(crate) fn step(&self) -> Option<&'static str> {
-        OrderSaga::step(self.state).map(|step| step.name)
+        OrderSaga::step(*self.state.as_ref().ok()?).map(|step| step.name)
     }
 }
 
@@ -116,18 +128,20 @@ pub(crate) async fn find(conn: &mut Conn<'_>, id: OrderId) -> Result<Option<Orde
     row.map(order).transpose()
 }
 
-/// Orders, newest first, below the id `after`; of one customer, or of all.
+/// Orders, newest first, below the id `after`; of one customer, or of all. One that this build can't read is there by its id alone, so
+/// that it keeps nobody from the others.
 pub(crate) async fn list(
     conn: &mut Conn<'_>,
     customer: Option<CustomerId>,
     status: Option<Status>,
     after: Option<Uuid>,
     limit: i64,
-) -> Result<Vec<Order>, Error> {
+) -> Result<Vec<Result<Order, Uuid>>, Error> {
     // A status is a set of saga states: pending is whatever has not ended.
     let (ended, state) = match status {
         None => (None, None),
-        Some(Status::Pending) => (Some(0_i64), None),
+        // Nobody asks for what they don't know.
+        Some(Status::Pending | Status::Unknown) => (Some(0_i64), None),
         Some(Status::Confirmed) => (Some(1), Some(State::Confirmed.as_str())),
         Some(Status::Cancelled) => (Some(1), Some(State::Cancelled.as_str())),
     };
@@ -157,7 +171,7 @@ pub(crate) async fn list(
         .fetch_all(c)
         .await)?,
     };
-    rows.into_iter().map(order).collect()
+    Ok(rows.into_iter().map(|row| (row.0, row)).map(|(id, row)| order(row).map_err(|_| id)).collect())
 }
 
 fn order(row: Row) -> Result<Order, Error> {
@@ -169,7 +183,7 @@ fn order(row: Row) -> Result<Order, Error> {
         lines: serde_json::from_str(&lines).map_err(|_| corrupt("lines"))?,
         total: Money::new(total_minor, currency.parse().map_err(|_| corrupt("currency"))?),
         placed: Timestamp(placed),
-        state: State::parse(&state).ok_or_else(|| corrupt("state"))?,
+        state: State::parse(&state).ok_or(state),
         reason,
         stuck: stuck != 0,
         ended: ended.map(Timestamp),

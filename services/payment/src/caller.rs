@@ -3,24 +3,22 @@
 //! Never here: transactions around a call, or rules. From here the flow goes back to `handler.rs` with the answer. When a call
 //! is made, and how many at a time, is `kit::outgoing`'s.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use contract::{Fault, Meta, OrderId, Timestamp, payment::Operation, trace::span_of};
-use eventlog::{Env, Error, Job, Log, Span, SpanKind, Writer, backoff};
+use eventlog::{Due, Env, Error, Job, Log, Span, SpanKind, Writer, backoff};
 use kit::outgoing::{Courier, Sent, within};
 use uuid::Uuid;
 
 use crate::{
     Config,
+    config::LOOKUP_EVERY,
     domain::Verdict,
     handler::{Done, Handler, Kind, Outcome, Work},
     metrics::Metrics,
     provider::{Answer, Call, PaymentProvider},
-    store::{self, OpenCall},
+    store::OpenCall,
 };
-
-/// How often a call is looked up whose key has expired.
-const LOOKUP_EVERY: Duration = Duration::from_secs(60);
 
 /// A call with the open intent that its answer is appended under.
 #[derive(Debug)]
@@ -33,6 +31,7 @@ pub(crate) struct Outgoing {
 pub(crate) struct Calls {
     pub provider: Arc<dyn PaymentProvider>,
     pub writer: Writer<Handler>,
+    pub due: Arc<Due>,
     pub config: Config,
     pub metrics: Metrics,
 }
@@ -62,7 +61,7 @@ impl Courier for Calls {
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, Error> {
-        store::next_due(self.log()).await
+        self.due.first(self.log()).await
     }
 
     async fn claim(&self, before: Timestamp, limit: i64) -> Result<Vec<Outgoing>, Error> {

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// How often a call is looked up whose key has expired.
+pub(crate) const LOOKUP_EVERY: Duration = Duration::from_secs(60);
+
 /// Configuration of the payment service and of its built-in provider.
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "payment")]

@@ -35,7 +35,7 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Self; 7] =
+    pub const ALL: [Self; 7] =
         [Self::Nothing, Self::Pending, Self::Authorized, Self::Declined, Self::Captured, Self::CaptureRefused, Self::Voided];
 
     pub fn as_str(self) -> &'static str {

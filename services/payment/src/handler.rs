@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,11 +14,12 @@ use contract::{
     payment::{Command, Event, Operation},
     topics,
 };
-use eventlog::{Error, Job, New, Poison, Stored, Unit};
+use eventlog::{Due, Error, Job, New, Poison, Stored, Unit};
 use kit::outgoing::Queue;
 use uuid::Uuid;
 
 use crate::{
+    Config,
     caller::{Calls, Outgoing},
     domain::{Input, Verdict},
     provider::{
@@ -72,37 +74,49 @@ pub(crate) enum Outcome {
     Ledger(Reply),
 }
 
+/// What a batch is about.
+struct Batch {
+    rows: BTreeMap<OrderId, Row>,
+    /// Payments that are there, in a form that only another build knows.
+    unreadable: BTreeMap<OrderId, String>,
+    due: Vec<OrderId>,
+}
+
 /// Decides the payment service's work.
 pub struct Handler {
     calls: Queue<Calls>,
+    pub(crate) due: Arc<Due>,
     /// How long a recorded or claimed intent is left to this process.
     lease: Duration,
 }
 
 impl Handler {
-    pub(crate) fn new(calls: Queue<Calls>, lease: Duration) -> Self {
-        Self { calls, lease }
+    pub(crate) fn new(calls: Queue<Calls>, config: &Config) -> Self {
+        Self { calls, due: store::open_calls(config), lease: config.lease() }
     }
 
     /// Everything of the batch that is about payments, in memory.
-    async fn load(unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<(BTreeMap<OrderId, Row>, Vec<OrderId>), Error> {
+    async fn load(&self, unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Batch, Error> {
         let mut orders = BTreeSet::<Uuid>::new();
         let mut due = Vec::new();
         for job in jobs {
             match &job.work.0 {
                 Kind::Command(command) => drop(orders.insert(order_of(command).0)),
                 Kind::Settled { order_id, .. } | Kind::Postponed { order_id, .. } => drop(orders.insert(order_id.0)),
-                Kind::ClaimDue { before, limit } => due.extend(store::due(unit.conn(), *before, *limit).await?),
+                Kind::ClaimDue { before, limit } => due.extend(self.due.claim(unit, *before, *limit).await?),
                 Kind::Ledger { .. } => {}
             }
         }
         orders.extend(&due);
         let orders: Vec<Uuid> = orders.into_iter().collect();
-        let mut rows = store::load(unit.conn(), &orders).await?;
-        for order in orders {
-            rows.entry(order.into()).or_insert_with(|| Row::new(order.into()));
+        let (mut rows, unreadable) = store::load(unit.conn(), &orders).await?;
+        let due: Vec<OrderId> = due.into_iter().map(Into::into).collect();
+        let aside = due.iter().filter_map(|order| Some((order.0, unreadable.get(order)?.clone()))).collect::<Vec<_>>();
+        self.due.set_aside(unit, &aside).await?;
+        for order in orders.into_iter().map(OrderId).filter(|order| !unreadable.contains_key(order)) {
+            rows.entry(order).or_insert_with(|| Row::new(order));
         }
-        Ok((rows, due.into_iter().map(Into::into).collect()))
+        Ok(Batch { rows, unreadable, due })
     }
 
     fn command(&self, unit: &mut Unit<'_>, index: usize, meta: &Meta, command: &Command, row: &mut Row) -> Outcome {
@@ -193,7 +207,7 @@ impl eventlog::Handler for Handler {
     type Done = Done;
 
     async fn handle(&self, unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Vec<Done>, Error> {
-        let (mut rows, due) = Self::load(unit, jobs).await?;
+        let Batch { mut rows, unreadable, due } = self.load(unit, jobs).await?;
         let calls: Vec<&Call> = jobs
             .iter()
             .filter_map(|job| match &job.work.0 {
@@ -205,6 +219,14 @@ impl eventlog::Handler for Handler {
         let mut done = Vec::with_capacity(jobs.len());
         for (index, job) in jobs.iter().enumerate() {
             let loaded = "every order of the batch was loaded";
+            if let Some((order, why)) = of_order(&job.work.0).and_then(|order| unreadable.get_key_value(&order)) {
+                // An answer finds the call open when another build looks; a command is asked again.
+                if let Kind::Command(_) = &job.work.0 {
+                    unit.refuse(index, format!("this build can't read the payment of order {order}: {why}"));
+                }
+                done.push(Done(Outcome::Nothing));
+                continue;
+            }
             done.push(Done(match &job.work.0 {
                 Kind::Command(command) => {
                     let row = rows.get_mut(&order_of(command)).expect(loaded);
@@ -256,6 +278,15 @@ fn order_of(command: &Command) -> OrderId {
         Command::AuthorizePayment(command) => command.order_id,
         Command::CapturePayment(command) => command.order_id,
         Command::VoidPayment(command) => command.order_id,
+    }
+}
+
+/// The one order that it is about.
+fn of_order(work: &Kind) -> Option<OrderId> {
+    match work {
+        Kind::Command(command) => Some(order_of(command)),
+        Kind::Settled { order_id, .. } | Kind::Postponed { order_id, .. } => Some(*order_id),
+        Kind::ClaimDue { .. } | Kind::Ledger { .. } => None,
     }
 }
 

@@ -54,7 +54,7 @@ pub struct Service {
 
 /// What the service decides, without anything running: for a dead letter that is redriven beside it.
 pub fn handler(config: &Config) -> Handler {
-    Handler::new(Queue::new().0, config.lease())
+    Handler::new(Queue::new().0, config)
 }
 
 /// The service with nothing running: for who decides what happens next, which is the simulation.
@@ -69,10 +69,10 @@ pub struct Parts {
 /// Builds the service and starts nothing.
 pub fn parts(opened: Opened, provider: Arc<dyn PaymentProvider>, config: Config) -> Parts {
     let (queue, calls) = Queue::new();
-    let handler = Arc::new(Handler::new(queue.clone(), config.lease()));
+    let handler = Arc::new(Handler::new(queue.clone(), &config));
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     let (lease, metrics) = (config.lease(), metrics::Metrics::new(&kit::Metrics::default()));
-    let caller = Calls { provider, writer: writer.clone(), config, metrics };
+    let caller = Calls { provider, writer: writer.clone(), due: handler.due.clone(), config, metrics };
     Parts { handler, writer, task: Box::pin(task), calls: outgoing::steps(caller, queue, calls, lease) }
 }
 
@@ -80,15 +80,16 @@ pub fn parts(opened: Opened, provider: Arc<dyn PaymentProvider>, config: Config)
 pub fn build(deps: Deps) -> Service {
     let Deps { opened, tasks, metrics, provider, config } = deps;
     let (queue, calls) = Queue::new();
-    let handler = Arc::new(Handler::new(queue.clone(), config.lease()));
+    let handler = Arc::new(Handler::new(queue.clone(), &config));
     let (writer, task) = Writer::new(opened, handler.clone(), WriterLimits::default());
     tasks.spawn("payment writer", task);
+    writer.log().watch_due(handler.due.clone());
     let provider = match provider {
         Provider::BuiltIn => Arc::new(Simulator::new(writer.clone(), &config)),
         Provider::Given(provider) => provider,
     };
     let (concurrency, lease, metrics) = (config.concurrency, config.lease(), metrics::Metrics::new(&metrics));
-    let caller = Calls { provider, writer: writer.clone(), config, metrics };
+    let caller = Calls { provider, writer: writer.clone(), due: handler.due.clone(), config, metrics };
     outgoing::start(caller, queue, calls, concurrency, lease, &tasks);
     let routes = http::routes(writer.log().clone());
     Service { handler, writer, routes }

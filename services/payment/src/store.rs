@@ -1,16 +1,20 @@
-//! The rows of payments: loading, writing back, and finding the calls that are due.
+//! The rows of payments: loading, writing back, and what of them becomes due.
 //!
 //! Never here: rules. From here the flow goes to `handler.rs`, which decides on what was loaded. The built-in provider's
 //! books have their own SQL, in `provider/ledger.rs`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use contract::{CustomerId, MessageId, Meta, Money, OrderId, Timestamp, Trace, payment::Operation};
-use eventlog::{Conn, Error, Log, Unit, for_update, on, select_in, write_many};
+use eventlog::{Conn, Due, DueReader, Error, Log, Unit, for_update, select_in, write_many};
 use sqlx::{ColumnIndex, Decode, FromRow, Type};
 use uuid::Uuid;
 
-use crate::domain::{Payment, Status};
+use crate::{
+    Config,
+    config::LOOKUP_EVERY,
+    domain::{Payment, Status},
+};
 
 /// One payment with what its stream does not carry.
 #[derive(Clone, Debug)]
@@ -117,11 +121,15 @@ where
 }
 
 impl TryFrom<Stored> for Row {
-    type Error = Error;
+    /// What this build does not know of it.
+    type Error = String;
 
-    fn try_from(stored: Stored) -> Result<Self, Error> {
+    fn try_from(stored: Stored) -> Result<Self, String> {
         let order_id = stored.order_id;
-        let corrupt = || Error::Corrupt(format!("payment {order_id}"));
+        let corrupt = || {
+            let words = (&stored.status, &stored.operation, &stored.currency);
+            format!("this build does not know its status, operation or currency: {words:?}")
+        };
         let amount = match (stored.amount_minor, &stored.currency) {
             (Some(minor), Some(currency)) => Some(Money::new(minor, currency.parse().map_err(|_| corrupt())?)),
             _ => None,
@@ -159,15 +167,25 @@ impl TryFrom<Stored> for Row {
     }
 }
 
+/// Payments by their orders, and those that this build can't read, with why.
+pub(crate) type Loaded = (BTreeMap<OrderId, Row>, BTreeMap<OrderId, String>);
+
 /// Loads and locks the payments of these orders, which are sorted: replicas that lock in one order never deadlock.
-pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<BTreeMap<OrderId, Row>, Error> {
+pub(crate) async fn load(conn: &mut Conn<'_>, orders: &[Uuid]) -> Result<Loaded, Error> {
     let tail = format!("ORDER BY order_id{}", for_update(conn));
-    Ok(select(conn, orders, &tail).await?.into_iter().map(|row| (row.payment.order_id, row)).collect())
+    let mut loaded = Loaded::default();
+    for (order, row) in select(conn, orders, &tail).await? {
+        match row {
+            Ok(row) => drop(loaded.0.insert(order, row)),
+            Err(why) => drop(loaded.1.insert(order, why)),
+        }
+    }
+    Ok(loaded)
 }
 
-async fn select(conn: &mut Conn<'_>, orders: &[Uuid], tail: &str) -> Result<Vec<Row>, Error> {
+async fn select(conn: &mut Conn<'_>, orders: &[Uuid], tail: &str) -> Result<Vec<(OrderId, Result<Row, String>)>, Error> {
     let rows = select_in!(conn, Stored, concat!("SELECT ", columns!(), " FROM payments WHERE order_id"), orders, tail)?;
-    rows.into_iter().map(Row::try_from).collect()
+    Ok(rows.into_iter().map(|stored| (stored.order_id.into(), stored.try_into())).collect())
 }
 
 /// Writes payments back, with one statement a run.
@@ -211,30 +229,18 @@ pub(crate) async fn save(unit: &mut Unit<'_>, rows: &[&Row], now_us: i64) -> Res
     Ok(())
 }
 
-/// The orders whose open calls were due before an instant, the longest overdue first.
-pub(crate) async fn due(conn: &mut Conn<'_>, before: Timestamp, limit: i64) -> Result<Vec<Uuid>, Error> {
-    Ok(on!(conn, |c| sqlx::query_scalar::<DB, Uuid>(
-        "SELECT order_id FROM payments WHERE due_us IS NOT NULL AND due_us < $1 ORDER BY due_us LIMIT $2"
-    )
-    .bind(before.0)
-    .bind(limit)
-    .fetch_all(c)
-    .await)?)
-}
-
-/// When the next open call is due, as far as is committed.
-pub(crate) async fn next_due(log: &Log) -> Result<Option<Timestamp>, Error> {
-    let mut reader = log.reader().await?;
-    let due: Option<i64> = on!(&mut reader.conn(), |c| {
-        sqlx::query_scalar::<DB, i64>("SELECT due_us FROM payments WHERE due_us IS NOT NULL ORDER BY due_us LIMIT 1")
-            .fetch_optional(c)
-            .await
-    })?;
-    Ok(due.map(Timestamp))
+/// The open calls, as rows that are due.
+pub(crate) fn open_calls(config: &Config) -> Arc<Due> {
+    let statuses = Status::ALL.iter().map(|status| status.as_str());
+    let operations = Operation::ALL.iter().map(|operation| operation.as_str());
+    // With jitter a backoff is up to twice its cap.
+    let longest = config.lease().max(config.retry_cap() * 2).max(LOOKUP_EVERY);
+    Due::new("payments", "order_id", "payment calls", longest, config.lease(), DueReader::of(statuses.chain(operations)))
 }
 
 /// One payment, for reading only.
 pub(crate) async fn find(log: &Log, order_id: OrderId) -> Result<Option<Row>, Error> {
     let mut reader = log.reader().await?;
-    Ok(select(&mut reader.conn(), &[order_id.0], "").await?.pop())
+    let found = select(&mut reader.conn(), &[order_id.0], "").await?.pop();
+    found.map(|(order_id, row)| row.map_err(|why| Error::Corrupt(format!("payment {order_id}: {why}")))).transpose()
 }

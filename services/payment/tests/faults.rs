@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use common::{AMOUNT, House, Scripted, TRACEPARENT, authorize, capture, order, quick, void};
 use contract::{Currency, Money, Trace, payment::Command};
+use eventlog::on;
 use skald_payment::{
     Config,
     domain::Payment,
@@ -199,4 +200,50 @@ async fn row(house: &House, number: u128) -> (String, Option<i64>, i64, i64, i64
     .fetch_one(c)
     .await)
     .unwrap()
+}
+
+/// What somebody else has written.
+async fn change(house: &House, sql: &'static str) {
+    let mut connection = house.log().database().connect().await.unwrap();
+    on!(&mut connection.conn(), |c| sqlx::query::<DB>(sql).execute(c).await.map(drop)).unwrap();
+}
+
+#[tokio::test]
+async fn payments_of_a_newer_build_stand_in_nobody_s_way_until_one_comes_that_can_read_them() {
+    // More than are claimed at once.
+    const NEWER: u128 = 300;
+    let provider = Scripted::new((0..NEWER).map(|_| None));
+    let mut house = House::open(provider.provider(), quick()).await;
+    house.deliver((1..=NEWER).map(|number| authorize(number, "t"))).await;
+    house.stop().await;
+    let idle = Config { timeout_ms: 60_000, ..quick() };
+    house.start(Scripted::new((0..1_000).map(|_| None)).provider(), idle).await;
+    change(&house, "UPDATE payments SET status = 'teleported', due_us = 1").await;
+    house.stop().await;
+
+    house.start(provider.provider(), quick()).await;
+    house.counts("SELECT COUNT(*) FROM payments WHERE due_us > 9000000000000000000", NEWER as i64).await;
+    house.deliver([authorize(NEWER + 1, "t"), capture(1)]).await;
+    house.tells(order(NEWER + 1), "authorize? authorized").await;
+    assert_eq!(house.log().survey().await.unwrap().unreadable, NEWER as i64);
+    assert_eq!(house.number("SELECT COUNT(*) FROM dead_letters").await, 1, "a command that can't be handled here");
+    assert_eq!(house.number("SELECT COUNT(*) FROM payments WHERE status = 'teleported'").await, NEWER as i64, "none is touched");
+
+    // The build that knows the status starts.
+    change(&house, "UPDATE payments SET status = 'pending' WHERE status = 'teleported'").await;
+    house.stop().await;
+    house.start(provider.provider(), quick()).await;
+    house.counts("SELECT COUNT(*) FROM payments WHERE status = 'authorized'", NEWER as i64 + 1).await;
+}
+
+#[tokio::test]
+async fn a_claim_of_a_clock_that_was_ahead_is_void() {
+    let provider = Scripted::new([None]);
+    let mut house = House::open(provider.provider(), Config { timeout_ms: 60_000, ..quick() }).await;
+    house.deliver([authorize(1, "t")]).await;
+    change(&house, "UPDATE payments SET due_us = due_us + 3600000000").await;
+    house.stop().await;
+    house.start(provider.provider(), quick()).await;
+    house.tells(order(1), "authorize? authorized").await;
+    assert_eq!(house.log().due().unwrap().pulled_in(), 1);
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use clap::ValueEnum;
-use eventlog::{Database, Handler, Log, Migration, OpenError, Opened, Writer};
+use eventlog::{Database, Env, Handler, Log, Migration, OpenError, Opened, Writer};
 use kit::{
     Idempotency, Tasks,
     auth::Verifier,
@@ -54,7 +54,7 @@ impl Name {
     }
 
     /// Opens the service's log; makes or updates its schema.
-    pub(crate) async fn open(self, database: Database, env: eventlog::Env) -> Result<Opened, OpenError> {
+    pub(crate) async fn open(self, database: Database, env: Env) -> Result<Opened, OpenError> {
         Log::open(database, self.as_str(), self.migrations(), env).await
     }
 }
@@ -111,6 +111,8 @@ pub(crate) fn door(
     let (env, metrics) = (process.env.clone(), process.metrics.clone());
     metrics.watch_logs(logs.to_vec());
     health.extend(logs.iter().map(answers));
+    health.extend(logs.iter().filter(|log| log.due().is_some()).map(is_readable));
+    health.push(is_on_time(&env));
     kit::http::app(AppConfig { title: "Skald", services, verifier, metrics, health, env })
 }
 
@@ -123,12 +125,41 @@ fn answers(log: &Log) -> Check {
     })
 }
 
+/// None of a service's rows waits for another build.
+fn is_readable(log: &Log) -> Check {
+    let (name, log) = (format!("{} rows", log.service()), log.clone());
+    let check = Check::new(name, move || {
+        let log = log.clone();
+        async move {
+            let (Some(due), survey) = (log.due(), log.survey().await.map_err(|error| error.to_string())?) else { return Ok(()) };
+            let (count, what, build) = (survey.unreadable, due.what(), env!("CARGO_PKG_VERSION"));
+            if count == 0 {
+                return Ok(());
+            }
+            let how =
+                "start a build that can, which takes them up by itself; the log names each of them and says what is not known";
+            Err(format!("{count} {what} can't be read by this build ({build}) and stand still, all others go on: {how}"))
+        }
+    });
+    check.that_can_wait()
+}
+
+/// The machine's clock and that of the process are one.
+fn is_on_time(env: &Env) -> Check {
+    let env = env.clone();
+    let check = Check::new("clock", move || {
+        let stand = env.clock();
+        async move { if stand.is_apart() { Err(stand.to_string()) } else { Ok(()) } }
+    });
+    check.that_can_wait()
+}
+
 /// Deletes idempotency keys that are past their time, a few at a time.
 fn forget_keys<H: Handler>(writer: &Writer<H>, tasks: &Tasks) {
     let (writer, stop) = (writer.clone(), tasks.stopping());
     tasks.spawn("old idempotency keys", async move {
         while stop.run_until_cancelled(writer.log().env().sleep(FORGET_EVERY)).await.is_some() {
-            if let Err(error) = writer.forget_old_keys().await {
+            if let Err(error) = writer.forget_old_keys(FORGET_EVERY).await {
                 tracing::warn!(service = writer.log().service(), %error, "can't delete old idempotency keys; trying again later");
             }
         }

@@ -56,7 +56,7 @@ enum Command {
     /// Has messages published again that Kafka has lost
     #[command(subcommand)]
     Relay(Relay),
-    /// Lets a log go on that has lost commits which Kafka still holds
+    /// Lets a log go on that has lost commits which Kafka still holds, and has its readers believe it
     #[command(subcommand)]
     Log(LogCommand),
     /// Gives accounts other roles, on the database of the user service

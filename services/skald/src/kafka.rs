@@ -5,6 +5,7 @@
 use std::{fs::File, path::PathBuf};
 
 use clap::{ValueEnum, builder::PossibleValuesParser};
+use contract::MessageKeys;
 use kit::Secret;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -28,6 +29,52 @@ pub(crate) struct KafkaArgs {
     /// File with that user's password
     #[arg(long, env = "SKALD_KAFKA_PASSWORD_FILE", value_name = "FILE", requires = "kafka_user", value_parser = Secret::read)]
     kafka_password_file: Option<Secret>,
+}
+
+/// By what records are believed.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct KeyArgs {
+    /// File with the message keys that all services share, <key id>:<secret> a line: the first signs, each of them verifies
+    #[arg(long, env = "SKALD_MESSAGE_KEY_FILE", value_name = "FILE", value_parser = read_keys)]
+    message_key_file: Option<MessageKeys>,
+    /// Also believe records that are not signed: while a message key is being introduced, and no longer
+    #[arg(long, env = "SKALD_ACCEPT_UNSIGNED")]
+    accept_unsigned: bool,
+}
+
+fn read_keys(path: &str) -> Result<MessageKeys, String> {
+    let Secret(text) = Secret::read(path)?;
+    MessageKeys::parse(&text).map_err(|error| error.to_string())
+}
+
+impl KeyArgs {
+    /// The keys; none if there is no file.
+    ///
+    /// # Errors
+    /// Flags that do not go together.
+    pub(crate) fn keys(&self) -> Result<MessageKeys, String> {
+        match (&self.message_key_file, self.accept_unsigned) {
+            (None, true) => Err("--accept-unsigned goes with --message-key-file".to_owned()),
+            (None, false) => Ok(MessageKeys::default()),
+            (Some(keys), true) => Ok(keys.clone().accepting_unsigned()),
+            (Some(keys), false) => Ok(keys.clone()),
+        }
+    }
+}
+
+/// Says what stands between the topics and a forger, where that is less than it could be.
+pub(crate) fn tell_whom_it_believes(keys: &MessageKeys) {
+    if keys.is_empty() {
+        tracing::warn!(
+            "there is no message key (--message-key-file): whoever may write to the topics is believed, and only the broker's ACLs keep \
+             forgers out"
+        );
+    } else if keys.accepts_unsigned() {
+        tracing::warn!(
+            "records that are not signed are believed as well (--accept-unsigned): the message key keeps no forger out until every \
+             service has it and this flag is gone"
+        );
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -106,6 +153,27 @@ mod tests {
     struct Line {
         #[command(flatten)]
         kafka: KafkaArgs,
+        #[command(flatten)]
+        keys: KeyArgs,
+    }
+
+    #[test]
+    fn message_keys_come_from_a_file_and_what_is_wrong_with_it_is_told_without_a_secret() {
+        let keys = |flags: &[&str]| {
+            let flags = ["skald", "--kafka", "one:9092"].iter().chain(flags);
+            Line::try_parse_from(flags).map_err(|error| error.to_string())?.keys.keys()
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        std::fs::write(path, "two:fedcba9876543210fedcba9876543210\none:0123456789abcdef0123456789abcdef\n").unwrap();
+        let found = keys(&["--message-key-file", path]).unwrap();
+        assert_eq!((format!("{found:?}"), found.accepts_unsigned()), (r#"["two", "one"]"#.to_owned(), false));
+        assert!(keys(&["--message-key-file", path, "--accept-unsigned"]).unwrap().accepts_unsigned());
+        assert!(keys(&[]).unwrap().is_empty());
+        assert!(keys(&["--accept-unsigned"]).unwrap_err().contains("--message-key-file"));
+        std::fs::write(path, "one:hidden\n").unwrap();
+        let told = keys(&["--message-key-file", path]).unwrap_err();
+        assert!(told.contains("shorter than 32 bytes") && !told.contains("hidden"), "{told}");
     }
 
     fn settings(flags: &[&str]) -> Result<Vec<(String, String)>, String> {

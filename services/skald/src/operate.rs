@@ -9,14 +9,14 @@ use bus::{
     kafka::{self, Difference, Kafka},
 };
 use clap::{Parser, Subcommand};
-use contract::{Meta, record};
-use eventlog::{Database, Desk, Env, Job, Listed, Log, Moved, Poison, Redriven};
+use contract::{Cause, DeadLetter, MessageKeys, Meta, Source, record, topics};
+use eventlog::{Arrived, Database, Desk, Env, Job, Listed, Log, Moved, Poison, Redriven};
 
 use crate::{
     assemble::Name,
     cli::{self, EXIT_VERDICT},
     database::{self, Which},
-    kafka::KafkaArgs,
+    kafka::{KafkaArgs, KeyArgs},
     traces::TraceArgs,
     up::Services,
 };
@@ -101,6 +101,19 @@ pub(crate) enum LogCommand {
         #[command(flatten)]
         database: Which,
     },
+    /// Has a service believe messages of a log, or of an epoch of it, that it did not know: one that was made anew, or restored
+    Trust {
+        /// As `new-epoch` and the dead letters tell it: /skald/<service>/<log id>/<epoch>
+        #[arg(long, value_name = "SOURCE", value_parser = source)]
+        source: Source,
+        /// Of the service that reads it
+        #[command(flatten)]
+        database: Which,
+    },
+}
+
+fn source(text: &str) -> Result<Source, String> {
+    text.parse().map_err(|error: record::BadSource| error.to_string())
 }
 
 pub(crate) async fn relay(command: Relay) -> ExitCode {
@@ -115,15 +128,44 @@ pub(crate) async fn relay(command: Relay) -> ExitCode {
 }
 
 pub(crate) async fn log(command: LogCommand) -> ExitCode {
-    let LogCommand::NewEpoch { from, database } = command;
+    let (from, database) = match command {
+        LogCommand::NewEpoch { from, database } => (from, database),
+        LogCommand::Trust { source, database } => return trust(&source, &database).await,
+    };
     let now = Env::system().now();
-    match with_desk(&database, async |mut desk| desk.new_epoch(from, now).await.map(|moved| (desk.service, moved))).await {
-        Ok((service, Moved { position, head, epoch, .. })) => {
+    match with_desk(&database, async |mut desk| {
+        let moved = desk.new_epoch(from, now).await?;
+        Ok((desk.source(moved.epoch).await?, moved))
+    })
+    .await
+    {
+        Ok((source, Moved { position, head, epoch, .. })) => {
+            let service = &source.service;
             match head - position {
                 0 => say!("{service}: epoch {epoch} begins at {from}, with the next message"),
                 _ => say!("{service}: epoch {epoch} begins at {from}; publishing goes on from {} to {head}", position + 1),
             }
+            for reader in eventlog::readers_of(service) {
+                say!(
+                    "Without a message key {reader} is told of it: skald log trust --source {source} --database <that of {reader}>"
+                );
+            }
             say!("What the other services did about the lost messages stays done: run skald audit");
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+async fn trust(source: &Source, database: &Which) -> ExitCode {
+    match with_desk(database, async |mut desk| desk.trust(source).await.map(|trusted| (desk.service, trusted))).await {
+        Ok((reader, 0)) => {
+            say!("{reader}: knows {source} already");
+            ExitCode::SUCCESS
+        }
+        Ok((reader, trusted)) => {
+            say!("{reader}: believes {source} from now on, in {trusted} partitions");
+            say!("What has come of it before is a dead letter: skald relay rewind has it published again");
             ExitCode::SUCCESS
         }
         Err(code) => code,
@@ -159,7 +201,7 @@ enum Letters {
         #[command(flatten)]
         database: Which,
     },
-    /// Handles dead letters again, here and now, without sending them through their topic
+    /// Handles dead letters again, here and now, without sending them through their topic; never what is forged
     Redrive {
         /// Which; all that are unsolved if none is named
         #[arg(value_name = "ID")]
@@ -171,6 +213,8 @@ enum Letters {
         #[arg(long, value_name = "TIMES", default_value_t = 5)]
         max_replays: i64,
         #[command(flatten)]
+        message_keys: KeyArgs,
+        #[command(flatten)]
         database: Which,
         #[command(flatten, next_help_heading = "Traces")]
         traces: TraceArgs,
@@ -178,8 +222,11 @@ enum Letters {
     /// Puts one down for good, unhandled; the log keeps it, and who did it
     Discard {
         /// Its id; of a waiting message, what `list` shows
-        #[arg(value_name = "ID")]
-        id: String,
+        #[arg(value_name = "ID", required_unless_present = "forged", conflicts_with = "forged")]
+        id: Option<String>,
+        /// All that are forged, which nobody can want to be handled
+        #[arg(long)]
+        forged: bool,
         /// Why; kept in the log
         #[arg(long, value_name = "TEXT")]
         reason: String,
@@ -203,13 +250,20 @@ pub(crate) async fn dead_letters(DeadLetters { command }: DeadLetters) -> ExitCo
     let done = match command {
         Letters::List { all, .. } => list(&database, all).await,
         Letters::Show { id, .. } => show(&database, &id).await,
-        Letters::Redrive { ids, dry_run, max_replays, traces, .. } => {
+        Letters::Redrive { ids, dry_run, max_replays, message_keys, traces, .. } => {
+            let keys = match message_keys.keys() {
+                Ok(keys) => keys,
+                Err(why) => return cli::usage(&why),
+            };
             let traced = traces.start();
-            let done = redrive(&database, &traced.env, ids, dry_run, max_replays).await;
+            let done = redrive(&database, &traced.env, &keys, ids, dry_run, max_replays).await;
             traced.stop().await;
             done
         }
-        Letters::Discard { id, reason, .. } => discard(&database, &id, &reason).await,
+        Letters::Discard { id, forged, reason, .. } => match id {
+            Some(id) if !forged => discard(&database, &id, &reason).await,
+            _ => discard_forged(&database, &reason).await,
+        },
     };
     match done {
         Ok(code) => code,
@@ -278,19 +332,42 @@ async fn discard(database: &Database, id: &str, reason: &str) -> anyhow::Result<
     Ok(if is_done { ExitCode::SUCCESS } else { ExitCode::from(EXIT_VERDICT) })
 }
 
-async fn redrive(database: &Database, env: &Env, ids: Vec<String>, dry_run: bool, max_replays: i64) -> anyhow::Result<ExitCode> {
+/// Puts down every open dead letter that is forged: a forger makes many.
+async fn discard_forged(database: &Database, reason: &str) -> anyhow::Result<ExitCode> {
+    let log = open(database, &Env::system()).await?;
+    let mut count = 0;
+    for listed in open_ones(database).await?.iter().filter(|listed| listed.letter.cause == Cause::Forged) {
+        count += usize::from(eventlog::discard(&log, listed, &actor(), reason).await?);
+    }
+    say!("{count} forged dead letters put down");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All that nobody has solved.
+async fn open_ones(database: &Database) -> anyhow::Result<Vec<Listed>> {
+    let (mut letters, mut last) = (Vec::new(), None::<String>);
+    loop {
+        let page = eventlog::dead_letters(database, false, last.as_deref(), PAGE).await?;
+        let Some(newest) = page.last() else { return Ok(letters) };
+        last = Some(newest.stream.clone());
+        letters.extend(page);
+    }
+}
+
+async fn redrive(
+    database: &Database,
+    env: &Env,
+    keys: &MessageKeys,
+    ids: Vec<String>,
+    dry_run: bool,
+    max_replays: i64,
+) -> anyhow::Result<ExitCode> {
     let mut letters = Vec::new();
     for id in &ids {
         letters.push(find(database, id).await?);
     }
     if ids.is_empty() {
-        let mut last: Option<String> = None;
-        loop {
-            let page = eventlog::dead_letters(database, false, last.as_deref(), PAGE).await?;
-            let Some(newest) = page.last() else { break };
-            last = Some(newest.stream.clone());
-            letters.extend(page);
-        }
+        letters = open_ones(database).await?;
     }
     let log = open(database, env).await?;
     let Knobs { services } = Knobs::try_parse_from(["skald"])?;
@@ -301,12 +378,13 @@ async fn redrive(database: &Database, env: &Env, ids: Vec<String>, dry_run: bool
             is_good = false;
             continue;
         }
-        let redriven = match log.service() {
-            "order" => handle(&log, &order::handler(&services.order), &listed, dry_run).await?,
-            "product" => handle(&log, &product::Handler, &listed, dry_run).await?,
-            "payment" => handle(&log, &payment::handler(&services.payment), &listed, dry_run).await?,
-            "notification" => handle(&log, &notification::handler(&services.notification), &listed, dry_run).await?,
-            other => anyhow::bail!("the service {other} consumes nothing"),
+        let redriven = match (forged(&log, keys, &listed.letter).await?, log.service()) {
+            (Some(why), _) => Redriven::Never(why),
+            (None, "order") => handle(&log, &order::handler(&services.order), &listed, dry_run).await?,
+            (None, "product") => handle(&log, &product::Handler, &listed, dry_run).await?,
+            (None, "payment") => handle(&log, &payment::handler(&services.payment), &listed, dry_run).await?,
+            (None, "notification") => handle(&log, &notification::handler(&services.notification), &listed, dry_run).await?,
+            (None, other) => anyhow::bail!("the service {other} consumes nothing"),
         };
         let (told, is_handled) = match redriven {
             Redriven::Handled(rows) => {
@@ -314,12 +392,44 @@ async fn redrive(database: &Database, env: &Env, ids: Vec<String>, dry_run: bool
                 (format!("{would}; appended: {}", if rows.is_empty() { "nothing".to_owned() } else { rows.join(", ") }), true)
             }
             Redriven::Still(Poison { cause, error }) => (format!("still {}: {error}", cause.as_str()), false),
+            Redriven::Never(why) => (format!("never handled: {why}"), false),
             Redriven::Taken => ("solved already, or somebody else is at it".to_owned(), false),
         };
-        say!("{}: {told}", id_of(&listed.stream));
+        say!("{} ({}, {}): {told}", id_of(&listed.stream), listed.kind, listed.letter.cause.as_str());
         is_good &= is_handled;
     }
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::from(EXIT_VERDICT) })
+}
+
+/// Why a dead letter must not be handled although it can be read: its cause is believed no more than its record was. Read out of another
+/// log directly (`skald up`) it never passed anybody's hands.
+async fn forged(log: &Log, keys: &MessageKeys, letter: &DeadLetter) -> anyhow::Result<Option<String>> {
+    let DeadLetter { consumer, topic, partition, offset, cause, record, .. } = letter;
+    let Some(topic) = topics::TOPICS.iter().find(|known| known.name == *topic) else { return Ok(None) };
+    let found = kafka::incoming_with(keys, topic, i32::try_from(*partition)?, *offset, record.clone());
+    let decoded = record::decode(topic.name, record).ok();
+    let is_direct = decoded.as_ref().is_some_and(|(_, link)| link.source.log.is_nil());
+    if keys.is_empty() && (is_direct || *cause == Cause::Forged) {
+        return Ok(None);
+    }
+    if let Some((_, link)) = &decoded
+        && keys.is_empty()
+        && link.seal.text().is_some()
+    {
+        return Ok(Some("it is signed: --message-key-file says by whose key that is checked".to_owned()));
+    }
+    Ok(match (&found.message, found.poison) {
+        (_, Some(poison)) if poison.cause == Cause::Forged => Some(poison.error),
+        // What can't be read is told by trying.
+        (_, Some(_)) | (Arrived::Raw(_) | Arrived::Row(_), None) => None,
+        (Arrived::Linked(_, _), None) if *cause == Cause::Undecodable => Some(
+            "it could not be read when it came, and has lost its place: skald relay rewind has it published again".to_owned(),
+        ),
+        (Arrived::Linked(_, link), None) => {
+            let has_place = log.has_seen(consumer, topic.name, *partition, link).await?;
+            (!has_place).then(|| format!("{} was never seen up to {} here", link.source, link.sequence))
+        }
+    })
 }
 
 /// The services' knobs as their environment variables say: a redrive decides as the running service would.
@@ -331,12 +441,12 @@ struct Knobs {
 
 async fn handle<H: Consumer>(log: &Log, handler: &H, listed: &Listed, dry_run: bool) -> Result<Redriven, eventlog::Error> {
     let work = match record::decode(&listed.letter.topic, &listed.letter.record) {
-        Err(error) => Err(Poison::new(contract::Cause::Undecodable, error.to_string())),
+        Err(error) => Err(Poison::new(Cause::Undecodable, error.to_string())),
         Ok((message, _)) => match handler.accept(&message) {
             Ok(Some(work)) => {
                 Ok(Job { work, meta: Meta { actor: Some(actor()), ..message.redriven(&listed.letter.consumer, listed.replays) } })
             }
-            Ok(None) => Err(Poison::new(contract::Cause::Refused, "it is of no interest to this service")),
+            Ok(None) => Err(Poison::new(Cause::Refused, "it is of no interest to this service")),
             Err(poison) => Err(poison),
         },
     };

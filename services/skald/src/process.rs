@@ -93,8 +93,8 @@ impl Process {
 
     /// Serves requests until the process stops.
     pub(crate) fn serve(&self, listener: TcpListener, door: Router) {
-        let tasks = self.tasks.clone();
-        self.tasks.spawn("http", async move { kit::http::serve(listener, door, &tasks).await });
+        let (tasks, memory) = (self.tasks.clone(), self.env.memory());
+        self.tasks.spawn("http", async move { kit::http::serve(listener, door, &tasks, memory).await });
     }
 
     /// Fails from the moment on in which the process is told to stop, so that requests are sent elsewhere.

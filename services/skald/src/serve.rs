@@ -11,7 +11,7 @@ use bus::{
 };
 use clap::Subcommand;
 use contract::topics::TOPICS;
-use eventlog::{Database, Log, Opened, Writer};
+use eventlog::{Database, Log, Memory, Opened, Writer};
 use kit::{
     auth::{JwksUrl, Verifier},
     http::{Check, Routes},
@@ -24,7 +24,7 @@ use crate::{
     assemble::{self, Name},
     cli,
     database::DatabaseArgs,
-    kafka::KafkaArgs,
+    kafka::{KafkaArgs, KeyArgs, tell_whom_it_believes},
     process::{Error, Process, listen, lock_file},
     traces::TraceArgs,
     up::first_admin,
@@ -108,11 +108,18 @@ struct Shared {
     #[arg(long, env = "SKALD_BACKLOG_MAX", value_name = "MESSAGES", default_value_t = 100_000,
           value_parser = clap::value_parser!(i64).range(1..))]
     backlog_max: i64,
+    /// How much memory messages and requests on their way may take, in MiB, beside the 50 or so of a process that has nothing to do:
+    /// each buffer has its part
+    #[arg(long, env = "SKALD_MEMORY_MIB", value_name = "MIB", default_value_t = Memory::DEFAULT_MIB,
+          value_parser = clap::value_parser!(u32).range(i64::from(Memory::LEAST_MIB)..=i64::from(Memory::MOST_MIB)))]
+    memory_mib: u32,
     /// How long /readyz says 503 before requests stop being taken, once told to stop, in milliseconds: so that they go elsewhere
     #[arg(long, env = "SKALD_STOP_DELAY_MS", value_name = "MS", default_value_t = 1_000)]
     stop_delay_ms: u64,
     #[command(flatten, next_help_heading = "Kafka")]
     kafka: KafkaArgs,
+    #[command(flatten)]
+    message_keys: KeyArgs,
     #[command(flatten, next_help_heading = "Traces")]
     traces: TraceArgs,
 }
@@ -138,10 +145,12 @@ impl Service {
 
 pub(crate) async fn run(service: Service) -> ExitCode {
     let shared = service.shared().clone();
-    let (database, kafka) = match (shared.database.database(), shared.kafka.settings()) {
-        (Ok(database), Ok(kafka)) => (database, kafka),
-        (Err(why), _) | (_, Err(why)) => return cli::usage(&why),
+    let (database, kafka, keys) = match (shared.database.database(), shared.kafka.settings(), shared.message_keys.keys()) {
+        (Ok(database), Ok(kafka), Ok(keys)) => (database, kafka, keys),
+        (Err(why), ..) | (_, Err(why), _) | (.., Err(why)) => return cli::usage(&why),
     };
+    tell_whom_it_believes(&keys);
+    let kafka = Kafka::new(kafka).with_keys(keys);
     let delay = Duration::from_millis(shared.stop_delay_ms);
     let running = match start(service, Start { shared, database, kafka }).await {
         Ok(running) => running,
@@ -169,8 +178,7 @@ pub(crate) async fn run(service: Service) -> ExitCode {
 struct Start {
     shared: Shared,
     database: Database,
-    /// Settings of librdkafka.
-    kafka: Vec<(String, String)>,
+    kafka: Kafka,
 }
 
 /// A process whose port is taken, and whose database is open or was handed on.
@@ -196,7 +204,7 @@ async fn start(service: Service, start: Start) -> Result<Running, Error> {
             let (house, opened) = start.open(Name::Order).await?;
             let Process { env, tasks, .. } = &house.process;
             let stock = Stock::grpc(&stock_check, config.stock_check_timeout(), env.clone(), tasks);
-            let locator = Locator::new(Kafka::new(house.start.kafka.clone()), env.clone());
+            let locator = Locator::new(house.start.kafka.clone(), env.clone());
             let locate: order::Locate = Arc::new(move |rows| {
                 let locator = locator.clone();
                 Box::pin(async move { locator.locate(rows).await })
@@ -231,7 +239,7 @@ async fn start(service: Service, start: Start) -> Result<Running, Error> {
 
 impl Start {
     async fn open(self, name: Name) -> Result<(House, Opened), Error> {
-        let process = Process::start(self.shared.traces.start())?;
+        let process = Process::start(self.shared.traces.start().with_memory(Memory::mib(self.shared.memory_mib)))?;
         let lock = match &self.database {
             Database::Sqlite(path) => Some(lock_file(path)?),
             Database::Postgres(_) => None,
@@ -273,6 +281,7 @@ impl House {
         let Self { start, process, listener, lock, told } = self;
         let log = writer.log().clone();
         log.limit_backlog(start.shared.backlog_max);
+        process.tasks.spawn("time", log.clone().keep_time(process.tasks.stopping()));
         process.tasks.spawn("wake-ups", log.clone().exchange_wake_ups(process.tasks.stopping()));
         health.push(process.is_to_stay());
         health.extend(connect(&process, &handler, &writer, start.kafka));
@@ -284,9 +293,9 @@ impl House {
 }
 
 /// Publishes the service's log to Kafka and consumes what the service reads; tells how to look after both.
-fn connect<H: Consumer>(process: &Process, handler: &Arc<H>, writer: &Writer<H>, kafka: Vec<(String, String)>) -> Vec<Check> {
+fn connect<H: Consumer>(process: &Process, handler: &Arc<H>, writer: &Writer<H>, kafka: Kafka) -> Vec<Check> {
     let (log, tasks) = (writer.log().clone(), &process.tasks);
-    let (kafka, health, stop) = (Kafka::new(kafka), Health::default(), tasks.stopping());
+    let (health, stop) = (Health::default(), tasks.stopping());
     tasks.spawn("relay", kafka::relay(log.clone(), kafka.clone(), health.clone(), stop.clone()));
     let consumer = log.service();
     let topics = TOPICS.iter().filter(|topic| topic.readers.contains(&consumer)).map(|topic| topic.name).collect::<Vec<_>>();

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use eventlog::Env;
+use eventlog::{Env, Memory};
 use kit::{
     Telemetry,
     telemetry::{Receiver, Share},
@@ -42,6 +42,11 @@ impl TraceArgs {
 impl Traced {
     pub(crate) fn by_nobody() -> Self {
         Self { env: Env::system(), telemetry: None }
+    }
+
+    /// The same, in a process that has so much memory for messages and requests.
+    pub(crate) fn with_memory(self, memory: Memory) -> Self {
+        Self { env: self.env.with_memory(memory), ..self }
     }
 
     /// Sends what is left, for some seconds at most.

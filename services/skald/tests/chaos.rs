@@ -3,6 +3,10 @@
 //! `ci/e2e.sh` starts Kafka, PostgreSQL and this. `SKALD_CHAOS_ROUNDS` says how many faults there are, `SKALD_CHAOS_SEED` what
 //! they follow from. The clients keep a journal of their own: what they were answered is all that the system is held to.
 
+#[path = "chaos/flood.rs"]
+mod flood;
+#[path = "chaos/forger.rs"]
+mod forger;
 mod support;
 
 use std::{
@@ -293,6 +297,33 @@ async fn every_order_that_was_taken_ends_and_adds_up_whatever_is_killed() {
     cluster.is_ready().await;
     stream.more(20).await;
     stream.ends_well(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Kafka and PostgreSQL: ci/e2e.sh"]
+async fn a_replica_that_is_frozen_and_goes_on_misses_nothing_and_has_nothing_told_missing() {
+    let home = home();
+    let mut cluster = Cluster::start(home.path(), KNOBS, &[("order", 2)]).await;
+    let stream = Stream::start(&cluster, 13).await;
+    let replicas = 0..cluster.replicas.len();
+    let orders: Vec<usize> = replicas.filter(|index| cluster.replicas[*index].service == "order").collect();
+    let env = Env::system();
+    for round in 0..4 {
+        stream.more(40).await;
+        // Wherever it is: with a batch in its hands, in a transaction, about to hear of what another has done.
+        let index = orders[round % orders.len()];
+        cluster.signal(index, "STOP");
+        env.sleep(PAST_SESSION).await;
+        cluster.signal(index, "CONT");
+        stream.more(40).await;
+        cluster.is_ready().await;
+    }
+    stream.ends_well(&cluster).await;
+    for replica in &cluster.replicas {
+        let log = std::fs::read_to_string(&replica.log).unwrap();
+        let told: Vec<&str> = log.lines().filter(|line| line.contains("messages are missing")).collect();
+        assert!(told.is_empty(), "Kafka has lost nothing: {told:#?}");
+    }
 }
 
 /// Writes again what is on the topics, one record in a hundred, and garbage between.

@@ -357,7 +357,7 @@ impl Batch {
         store::note_roles(conn, &self.changed_roles.into_iter().collect::<Vec<_>>(), self.now).await?;
         if let Some(token) = self.swept {
             store::drop_expired(conn, self.now).await?;
-            store::drop_roles(conn, Timestamp(self.now.0 - token.as_micros() as i64)).await?;
+            store::drop_roles(conn, self.now.minus(token)).await?;
         }
         Ok(())
     }

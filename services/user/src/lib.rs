@@ -16,7 +16,7 @@ mod vault;
 
 use std::{sync::Arc, time::Duration};
 
-use contract::{CustomerId, Meta, Timestamp};
+use contract::{CustomerId, Meta};
 use eventlog::{Job, Log, Opened, Writer, WriterLimits};
 use kit::{
     Metrics, Tasks,
@@ -270,7 +270,7 @@ async fn follow_roles(writer: Writer<Handler>, verifier: Verifier, token: Durati
 /// The roles that were changed while a token that says something else may still hold.
 pub(crate) async fn roles(writer: &Writer<Handler>, token: Duration) -> Result<Roles, eventlog::Error> {
     let log = writer.log();
-    let since = Timestamp(log.env().now().0 - (token + HOUSEKEEPING).as_micros() as i64);
+    let since = log.env().now().minus(token + HOUSEKEEPING);
     store::roles_since(log, since).await
 }
 

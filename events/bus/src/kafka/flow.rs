@@ -9,11 +9,11 @@ use std::{
 };
 
 use contract::{
-    Fault, Message, Timestamp,
+    Fault, Message, MessageKeys, Timestamp,
     record::{self, Record},
     topics,
 };
-use eventlog::{Candidate, Checkpoint, Epoch, Log, Saved, Way};
+use eventlog::{Candidate, Checkpoint, Epoch, Log, Saved, Way, weight};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -24,7 +24,7 @@ use super::relay::{Ended, LEASE, source_of};
 pub(super) const RENEW: Duration = Duration::from_millis(500);
 /// How long the checkpoint may lag behind: what a new leader repeats.
 const SAVE: Duration = Duration::from_millis(100);
-/// Messages on their way to Kafka.
+/// Messages on their way to Kafka, if what they take does not bound them before.
 pub(super) const IN_FLIGHT_MAX: usize = 8_192;
 /// Rows read at a time.
 const ROWS_MAX: usize = 1_024;
@@ -58,6 +58,7 @@ pub trait Publish {
 pub struct Flow<P> {
     log: Log,
     epochs: Vec<Epoch>,
+    keys: MessageKeys,
     producer: P,
     /// Rows up to here have been given to the producer, or are held; the id of that row, and the chain with it.
     sent: i64,
@@ -65,6 +66,8 @@ pub struct Flow<P> {
     chain: BTreeMap<String, Vec<i64>>,
     /// Rows that are not known to have arrived, in order.
     window: VecDeque<Sent>,
+    /// What they take.
+    bytes: usize,
     /// Those of them that the producer does not have yet, in order.
     held: Vec<Held>,
     saved: Checkpoint,
@@ -89,6 +92,7 @@ struct Held {
 struct Sent {
     position: i64,
     to: Option<(String, usize)>,
+    bytes: usize,
     has_arrived: bool,
 }
 
@@ -100,8 +104,19 @@ impl<P: Publish> Flow<P> {
     pub async fn begin(log: Log, checkpoint: Checkpoint, producer: P) -> Result<Self, Ended> {
         let last = log.ids_at(&[checkpoint.position]).await?.remove(&checkpoint.position);
         let (epochs, sent, chain) = (log.epochs().await?, checkpoint.position, checkpoint.chain.clone());
-        let (window, held, rounds) = Default::default();
-        Ok(Self { log, epochs, producer, sent, last, chain, window, held, saved: checkpoint, rounds })
+        let (keys, window, held, rounds) = Default::default();
+        Ok(Self { log, epochs, keys, producer, sent, last, chain, window, bytes: 0, held, saved: checkpoint, rounds })
+    }
+
+    /// Whether so much is on its way that the next rows have to wait. The last of them may pass the bound, however large it is.
+    fn is_full(&self) -> bool {
+        self.window.len() >= IN_FLIGHT_MAX || self.bytes >= self.log.env().memory().in_flight()
+    }
+
+    /// Signs what it sends.
+    #[must_use]
+    pub fn with_keys(self, keys: MessageKeys) -> Self {
+        Self { keys, ..self }
     }
 
     /// Rows up to here have been given to the producer, or are held.
@@ -134,7 +149,7 @@ impl<P: Publish> Flow<P> {
                 }
                 (renewed, is_dirty) = (env.now(), false);
             }
-            if sent > 0 && self.window.len() < IN_FLIGHT_MAX {
+            if sent > 0 && !self.is_full() {
                 if sent >= PACED_FROM {
                     env.sleep(PACE).await;
                 }
@@ -146,7 +161,7 @@ impl<P: Publish> Flow<P> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.stop(reports, candidate).await,
-                changed = head.changed(), if self.window.len() < IN_FLIGHT_MAX => {
+                changed = head.changed(), if !self.is_full() => {
                     if changed.is_err() {
                         return self.stop(reports, candidate).await;
                     }
@@ -180,7 +195,7 @@ impl<P: Publish> Flow<P> {
         if self.held_until().is_some_and(|due| due <= self.log.env().now()) {
             self.release()?;
         }
-        if self.window.len() >= IN_FLIGHT_MAX || *self.log.head().borrow() <= self.sent {
+        if self.is_full() || *self.log.head().borrow() <= self.sent {
             return Ok(0);
         }
         // The last one comes again: if it is another one now, the log has lost commits and reused their positions.
@@ -192,13 +207,17 @@ impl<P: Publish> Flow<P> {
                 _ => return Err(Ended::Failed("the log has lost rows that were published; looking at Kafka".to_owned())),
             }
         }
-        let count = rows.len();
+        let mut count = 0;
         self.begin_round();
         for row in rows {
             (self.sent, self.last) = (row.position, Some(row.id.0));
             self.send(row)?;
+            count += 1;
+            if self.is_full() {
+                break;
+            }
         }
-        if self.window.len() >= IN_FLIGHT_MAX {
+        if self.is_full() {
             self.release()?;
         }
         Ok(count)
@@ -251,7 +270,7 @@ impl<P: Publish> Flow<P> {
 
     fn send(&mut self, row: Arc<Message>) -> Result<(), Ended> {
         let (Some(topic), Some(key)) = (row.topic.as_deref(), row.key.as_deref()) else {
-            self.window.push_back(Sent { position: row.position, to: None, has_arrived: true });
+            self.window.push_back(Sent { position: row.position, to: None, bytes: 0, has_arrived: true });
             return Ok(());
         };
         let chain = self.chain.get_mut(topic).ok_or_else(|| {
@@ -265,13 +284,12 @@ impl<P: Publish> Flow<P> {
         let first =
             self.epochs.iter().rev().find(|epoch| epoch.first_position <= row.position).map_or(1, |epoch| epoch.first_position);
         let previous = if *last >= first { *last } else { 0 };
-        let record = record::encode(&row, &source, previous);
+        let mut record = record::encode(&row, &source, previous);
+        self.keys.sign(&mut record, &row, &source, previous);
         *last = row.position;
-        self.window.push_back(Sent {
-            position: row.position,
-            to: Some((topic.to_owned(), partition as usize)),
-            has_arrived: false,
-        });
+        let (to, bytes) = (Some((topic.to_owned(), partition as usize)), weight(&row));
+        self.window.push_back(Sent { position: row.position, to, bytes, has_arrived: false });
+        self.bytes += bytes;
         if topics::is_awaited(topic) {
             return self.publish(row, partition, &record);
         }
@@ -297,7 +315,8 @@ impl<P: Publish> Flow<P> {
     /// Moves the checkpoint over what has arrived without a gap; `is_dirty` tells that it has moved.
     pub fn settle(&mut self, is_dirty: &mut bool) {
         while self.window.front().is_some_and(|first| first.has_arrived || Fault::CheckpointBeforeReport.is_planted()) {
-            let Some(Sent { position, to, .. }) = self.window.pop_front() else { return };
+            let Some(Sent { position, to, bytes, .. }) = self.window.pop_front() else { return };
+            self.bytes -= bytes;
             self.saved.position = position;
             if let Some((topic, partition)) = to
                 && let Some(last) = self.saved.chain.get_mut(&topic).and_then(|chain| chain.get_mut(partition))

@@ -12,10 +12,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{
-    record::Record,
-    topics::{TOPICS, Topic},
-};
+use contract::{MessageKeys, record::Record, topics::Topic};
 use eventlog::{Error, Log, Writer, backoff};
 use futures_util::future::BoxFuture;
 use rdkafka::{
@@ -29,9 +26,13 @@ use rdkafka::{
 use tokio::{runtime::Handle, sync::oneshot};
 use tokio_util::sync::CancellationToken;
 
+mod assign;
+mod stalled;
+
 use super::{
-    Health, Kafka, global_error, is_up,
-    partition::{BUFFER_MAX, Buffer, Partition, Places, begin_at, incoming},
+    Health, Kafka, bound, global_error, is_up,
+    partition::{Buffer, Partition, Places, Room, incoming_with},
+    unreadable::{is_out_of_range, is_unreadable},
 };
 use crate::{Consumer, consume};
 
@@ -48,8 +49,12 @@ const ASK: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How long leaving the group may take.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
-/// A partition of which nothing was received for so many statistics, two seconds each, although there is something, has stalled.
+/// A partition of which nothing was received for so many statistics, two seconds each, although there is something, has stalled: it is
+/// asked why.
 const STALLED_AFTER: u32 = 5;
+const OUT_OF_RANGE: &str = "the progress is out of the topic's range; joining the group again";
+/// What `Health` calls that.
+const STALLED: &str = "partition";
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_CAP: Duration = Duration::from_secs(5);
 
@@ -74,7 +79,8 @@ impl Group {
             spawn(Box::pin(consume(consumer, partition, handler.clone(), writer.clone(), until.clone())));
         };
         let (start, made_anew, runtime) = (Arc::new(start), Places::default(), Handle::current());
-        let member = Member { consumer, topics, kafka, log, health, start, made_anew, stop, runtime };
+        let room = Room::new(log.env().memory());
+        let member = Member { consumer, topics, kafka, log, health, start, made_anew, room, stop, runtime };
         let (ended, end) = oneshot::channel();
         let thread = std::thread::Builder::new().name(format!("{consumer} poll"));
         let spawned = thread.spawn(move || {
@@ -98,6 +104,7 @@ struct Member {
     health: Health,
     start: Arc<dyn Fn(Partition) + Send + Sync>,
     made_anew: Places,
+    room: Room,
     stop: CancellationToken,
     runtime: Handle,
 }
@@ -126,13 +133,14 @@ impl Member {
             .map_err(|error| format!("can't read the progress: {error}"))?;
         let session = Session {
             consumer: self.consumer,
+            keys: self.kafka.keys.clone(),
             log: self.log.clone(),
             health: self.health.clone(),
             start: self.start.clone(),
             runtime: self.runtime.clone(),
-            lost: CancellationToken::new(),
             stop: self.stop.clone(),
             made_anew: self.made_anew.clone(),
+            room: self.room.clone(),
             is_ending: AtomicBool::new(false),
             state: Mutex::default(),
         };
@@ -146,11 +154,13 @@ impl Member {
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "2000")
             .set("isolation.level", "read_uncommitted")
+            // What a disk has changed is never handled.
+            .set("check.crcs", "true")
             .set("fetch.wait.max.ms", "500")
             .set("fetch.error.backoff.ms", "100")
             .set("fetch.queue.backoff.ms", "10")
-            .set("queued.min.messages", "1000")
-            .set("queued.max.messages.kbytes", "4096");
+            .set("queued.min.messages", "1000");
+        bound(&mut config, self.log.env().memory());
         let client: BaseConsumer<Session> =
             config.create_with_context(session).map_err(|error| format!("can't make a Kafka consumer: {error}"))?;
         client.subscribe(&self.topics).map_err(|error| format!("can't subscribe: {error}"))?;
@@ -163,17 +173,23 @@ impl Member {
     fn poll(&self, client: &BaseConsumer<Session>) -> Result<(), String> {
         let session = client.context();
         let (mut told, mut last_told) = (HashMap::new(), self.log.env().now());
+        let (mut last_looked, mut asked_in_vain) = (last_told, None);
         while !self.stop.is_cancelled() {
             match client.poll(POLL) {
                 Some(Ok(message)) => session.take(client, &message)?,
                 Some(Err(error)) => session.hear(&error)?,
                 None => {}
             }
-            if session.lost.is_cancelled() {
-                return Err("the progress is not where it was; joining the group again".to_owned());
+            if session.has_met_unreadable() {
+                self.find_unreadable(client, &mut asked_in_vain)?;
             }
             session.resume(client)?;
             let now = self.log.env().now();
+            if now.since(last_looked) >= POLL {
+                last_looked = now;
+                session.begin_again(client)?;
+                self.ask_why(client)?;
+            }
             if now.since(last_told) > TELL_EVERY {
                 last_told = now;
                 session.tell_group(client, &mut told);
@@ -215,14 +231,14 @@ fn wait_for<T>(runtime: &Handle, stop: &CancellationToken, answer: impl Future<O
 /// What belongs to one client: its assignment.
 struct Session {
     consumer: &'static str,
+    keys: MessageKeys,
     log: Log,
     health: Health,
     start: Arc<dyn Fn(Partition) + Send + Sync>,
     runtime: Handle,
-    /// A partition's buffer no longer joins its progress.
-    lost: CancellationToken,
     stop: CancellationToken,
     made_anew: Places,
+    room: Room,
     is_ending: AtomicBool,
     state: Mutex<State>,
 }
@@ -233,15 +249,27 @@ struct State {
     /// Whether any of them may be paused: most messages come while none is.
     may_be_paused: bool,
     failed: Option<String>,
+    /// Something came that can't be read. In which partition is not said.
+    has_met_unreadable: bool,
+    /// It has, before: the client may lose its place behind that.
+    loses_its_place: bool,
 }
 
 struct Assigned {
     topic: &'static Topic,
     buffer: Arc<Buffer>,
+    /// The buffer no longer joins the progress, and is closed.
+    lost: CancellationToken,
     is_paused: bool,
-    /// The newest offset received, and for how many statistics nothing came although there was something.
+    /// The newest offset received, and what it was at the last statistics.
     received: i64,
+    received_before: i64,
+    /// The offset that comes next, for how many statistics it has not come although it is there, and whether it is time to ask why.
+    awaited: i64,
     stalled: u32,
+    is_asked: bool,
+    /// Kafka held more at the last statistics.
+    has_more: bool,
 }
 
 impl Session {
@@ -260,8 +288,9 @@ impl Session {
         // Revoked while it was on its way.
         let Some(assigned) = state.assigned.get_mut(&place) else { return Ok(()) };
         assigned.received = message.offset();
-        assigned.buffer.push(incoming(assigned.topic, message.partition(), message.offset(), record(message)));
-        if assigned.buffer.waiting() >= BUFFER_MAX && !assigned.is_paused {
+        let at = (message.partition(), message.offset());
+        assigned.buffer.push(incoming_with(&self.keys, assigned.topic, at.0, at.1, record(message)));
+        if assigned.buffer.is_full() && !assigned.is_paused {
             assigned.is_paused = true;
             state.may_be_paused = true;
             client.pause(&list([&place])).map_err(|error| format!("can't pause a partition: {error}"))?;
@@ -282,7 +311,7 @@ impl Session {
         let State { assigned, may_be_paused, .. } = &mut *state;
         *may_be_paused = false;
         for (place, assigned) in assigned {
-            if assigned.is_paused && assigned.buffer.waiting() < BUFFER_MAX / 4 {
+            if assigned.is_paused && assigned.buffer.has_room() {
                 assigned.is_paused = false;
                 ready.push(place);
             }
@@ -295,9 +324,14 @@ impl Session {
     }
 
     fn hear(&self, error: &KafkaError) -> Result<(), String> {
+        if is_unreadable(error).is_some() {
+            let mut state = self.state();
+            (state.has_met_unreadable, state.loses_its_place) = (true, true);
+        }
         match error {
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                Err("the progress is out of the topic's range; joining the group again".to_owned())
+            error if is_out_of_range(error) => {
+                // Behind what it can't read librdkafka goes on anywhere. If it is not that, the partition stalls, and is asked why.
+                if self.state().loses_its_place { Ok(()) } else { Err(OUT_OF_RANGE.to_owned()) }
             }
             KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 let problem = "a topic is missing; make it with: skald topics apply".to_owned();
@@ -336,72 +370,6 @@ impl Session {
         }
     }
 
-    /// Begins where the database says; the group's own offsets are never asked.
-    fn assign(&self, client: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) -> Result<(), String> {
-        let progress = wait_for(&self.runtime, &self.stop, self.log.progress_of(self.consumer))
-            .map_err(|error| format!("can't read the progress: {error}"))?;
-        let progress: HashMap<_, _> = progress.into_iter().map(|(topic, partition, next)| ((topic, partition), next)).collect();
-        wait_for(&self.runtime, &self.stop, self.log.count_parked())
-            .map_err(|error| format!("can't read what is parked: {error}"))?;
-        let mut begun = Vec::new();
-        for mut element in partitions.elements() {
-            let place = (element.topic().to_owned(), element.partition());
-            let topic = TOPICS.iter().find(|topic| topic.name == place.0).ok_or_else(|| format!("unknown topic {}", place.0))?;
-            let stored = progress.get(&(place.0.clone(), i64::from(place.1))).copied().unwrap_or(0);
-            let (low, high) = self
-                .watermarks(client, &place)
-                .map_err(|error| format!("can't ask for the offsets of {} partition {}: {error}", place.0, place.1))?;
-            let is_new = self.made_anew.contains(&(place.0.clone(), i64::from(place.1)));
-            let (from, joined) = begin_at(stored, low, high, is_new);
-            if !joined && stored > 0 && !is_new {
-                tracing::error!(
-                    consumer = self.consumer,
-                    topic = place.0,
-                    partition = place.1,
-                    stored,
-                    low,
-                    high,
-                    "offset out of range: {} partition {} holds {low} to {high}, the next to handle would be {stored}. The topic was made \
-                     anew, or has lost or dropped records. Reading it from its beginning, where repeats are skipped; what is missing is \
-                     told below",
-                    place.0,
-                    place.1
-                );
-            }
-            element.set_offset(Offset::Offset(from)).map_err(|error| format!("can't set an offset: {error}"))?;
-            begun.push((place, topic, stored, from, joined));
-        }
-        client.incremental_assign(partitions).map_err(|error| format!("can't take an assignment: {error}"))?;
-        for (place, topic, stored, from, joined) in begun {
-            tracing::debug!(consumer = self.consumer, topic = place.0, partition = place.1, stored, "partition assigned");
-            let buffer = Buffer::new(stored);
-            let at = (place.0.clone(), i64::from(place.1));
-            // A progress of 0 is where every topic begins, also one that has dropped its first records.
-            let joined = joined || stored == 0;
-            let (log, lost, made_anew) = (self.log.clone(), self.lost.clone(), self.made_anew.clone());
-            (self.start)(Partition::new(self.consumer, at, buffer.clone(), log, lost, made_anew, joined));
-            let assigned = Assigned { topic, buffer, is_paused: false, received: from - 1, stalled: 0 };
-            self.state().assigned.insert(place, assigned);
-        }
-        let partitions = self.state().assigned.len();
-        tracing::info!(consumer = self.consumer, partitions, "consuming");
-        self.health.tell("topics", None);
-        self.health.tell("consumer", None);
-        Ok(())
-    }
-
-    /// The first offset that a partition holds, and the next that it will.
-    fn watermarks(&self, client: &BaseConsumer<Self>, (topic, partition): &(String, i32)) -> Result<(i64, i64), KafkaError> {
-        let until = self.log.env().now().plus(ASK);
-        loop {
-            match client.fetch_watermarks(topic, *partition, ASK_AGAIN) {
-                Err(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
-                    if !self.stop.is_cancelled() && self.log.env().now() < until => {}
-                answered => return answered,
-            }
-        }
-    }
-
     fn revoke(&self, client: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<(), String> {
         for element in partitions.elements() {
             let place = (element.topic().to_owned(), element.partition());
@@ -412,7 +380,7 @@ impl Session {
             tracing::debug!(consumer = self.consumer, topic = place.0, partition = place.1, "partition revoked");
             if !self.is_ending.load(Ordering::Relaxed) {
                 // Whoever gets it finds out by itself.
-                self.made_anew.forget(&(place.0, i64::from(place.1)));
+                self.made_anew.leave(&(place.0, i64::from(place.1)));
             }
         }
         client.incremental_unassign(partitions).map_err(|error| format!("can't give up an assignment: {error}"))
@@ -441,25 +409,31 @@ impl ClientContext for Session {
             self.health.tell("kafka", None);
         }
         let mut state = self.state();
-        let mut stalled = None;
+        let mut none_stalls = true;
         for (place, assigned) in &mut state.assigned {
-            let found = statistics.topics.get(&place.0).and_then(|topic| topic.partitions.get(&place.1));
-            let newest = found.map(|partition| partition.hi_offset).filter(|offset| *offset >= 0);
+            let Some(found) = statistics.topics.get(&place.0).and_then(|topic| topic.partitions.get(&place.1)) else { continue };
+            let newest = (found.hi_offset >= 0).then_some(found.hi_offset);
+            // Kafka's own markers have offsets, but are no messages: what counts is how far it was fetched.
+            let next = assigned.received + 1;
+            let is_sound = found.next_offset > next && newest.is_some_and(|newest| found.next_offset <= newest);
+            assigned.awaited = if is_sound { found.next_offset } else { next };
             if let Some(newest) = newest {
-                let lag = (newest - assigned.buffer.stored()).max(0);
-                self.health.state().lag.insert(place.clone(), lag);
+                let handled = assigned.buffer.stored();
+                let handled = if handled > assigned.received { handled.max(assigned.awaited) } else { handled };
+                self.health.state().lag.insert(place.clone(), (newest - handled).max(0));
             }
             // librdkafka has stopped fetching for good before (rust-rdkafka#638); or it never begins, and knows no newest offset.
-            let has_more = newest.map_or(is_up(&statistics), |newest| newest > assigned.received + 1);
-            let is_stalled = has_more && !assigned.is_paused && assigned.buffer.waiting() == 0;
+            let has_more = newest.map_or(is_up(&statistics), |newest| newest > assigned.awaited);
+            assigned.has_more = has_more;
+            let has_come = std::mem::replace(&mut assigned.received_before, assigned.received) != assigned.received;
+            let is_stalled = has_more && !has_come && !assigned.is_paused && assigned.buffer.waiting() == 0;
             assigned.stalled = if is_stalled { assigned.stalled + 1 } else { 0 };
-            if assigned.stalled > STALLED_AFTER {
-                stalled = Some(format!("nothing is received of {} partition {}; joining the group again", place.0, place.1));
-            }
+            assigned.is_asked = assigned.stalled > 0 && assigned.stalled % STALLED_AFTER == 0;
+            none_stalls &= assigned.stalled < STALLED_AFTER;
         }
         drop(state);
-        if let Some(why) = stalled {
-            self.fail(why);
+        if none_stalls {
+            self.health.tell(STALLED, None);
         }
     }
 }

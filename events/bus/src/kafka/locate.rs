@@ -1,11 +1,12 @@
 //! Where messages stand on their topics: looked up when somebody reads a history, never on the way of a message.
 //!
-//! A record carries the time of its row, so Kafka's own index of times leads to it. Never here: writing; the group that this client
+//! A record is stamped by its broker when it comes there, which is after its row was written: so Kafka's own index of times leads to where
+//! to begin, if the two clocks agree. Never here: writing; the group that this client
 //! names has no members and no offsets.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use contract::{Message, MessageId, record, topics};
+use contract::{Link, Message, MessageId, record, topics};
 use eventlog::Env;
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -14,12 +15,14 @@ use rdkafka::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Kafka, Quiet, group};
+use super::{Kafka, Quiet, bound, group};
 
 /// The bound of the whole look: somebody waits for it.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Records that are read for one message: those of its partition from the same millisecond, and what was published out of time before.
-const READ_MAX: usize = 500;
+/// Records that are read for one message: those of its partition that came while it was on its way.
+const READ_MAX: usize = 5_000;
+/// What the broker's clock may be behind that of the service.
+const BEFORE: Duration = Duration::from_secs(2);
 
 /// Looks at a time: each is a client of its own, with threads and buffers.
 const LOOKS_MAX: usize = 2;
@@ -65,6 +68,7 @@ fn look(kafka: &Kafka, rows: &[Arc<Message>], env: &Env) -> Result<HashMap<Messa
     let mut config = kafka.client("skald-locate");
     config.set("group.id", "skald-locate").set("enable.auto.commit", "false").set("auto.offset.reset", "error");
     config.set("fetch.wait.max.ms", "100");
+    bound(&mut config, env.memory());
     let client: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(|error| error.to_string())?;
     let until = env.now().plus(PATIENCE);
     let mut found = HashMap::new();
@@ -77,7 +81,8 @@ fn look(kafka: &Kafka, rows: &[Arc<Message>], env: &Env) -> Result<HashMap<Messa
             break;
         }
         let mut at = TopicPartitionList::new();
-        at.add_partition_offset(topic, partition, Offset::Offset(row.time.0 / 1_000)).map_err(|error| error.to_string())?;
+        at.add_partition_offset(topic, partition, Offset::Offset(row.time.minus(BEFORE).0 / 1_000))
+            .map_err(|error| error.to_string())?;
         let from = client.offsets_for_times(at, left).map_err(|error| error.to_string())?;
         if !from.elements().iter().all(|element| matches!(element.offset(), Offset::Offset(_))) {
             continue;
@@ -88,8 +93,10 @@ fn look(kafka: &Kafka, rows: &[Arc<Message>], env: &Env) -> Result<HashMap<Messa
                 None => break,
                 Some(Err(error)) => return Err(error.to_string()),
                 Some(Ok(message)) => {
-                    let decoded = record::decode(topic, &group::record(&message));
-                    if decoded.is_ok_and(|(message, _)| message.id == row.id) {
+                    let is_it = |(message, mut link): (Message, Link)| {
+                        message.id == row.id && kafka.keys.check(&message, &mut link).is_ok()
+                    };
+                    if record::decode(topic, &group::record(&message)).is_ok_and(is_it) {
                         found.insert(row.id, (partition, message.offset()));
                         break;
                     }

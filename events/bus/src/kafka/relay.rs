@@ -16,7 +16,7 @@ use contract::{
     record::{Record, Source},
     topics::{self, TOPICS},
 };
-use eventlog::{Candidate, Checkpoint, Epoch, Error, Log, backoff};
+use eventlog::{Candidate, Checkpoint, Env, Epoch, Error, Log, backoff};
 use rdkafka::{
     ClientContext, Statistics,
     config::RDKafkaLogLevel,
@@ -188,7 +188,7 @@ impl Relay {
             }
             self.health.tell("relay", None);
             tracing::info!(service = log.service(), position = checkpoint.position, "publishing");
-            let flow = Flow::begin(log, checkpoint, producer.clone()).await?;
+            let flow = Flow::begin(log, checkpoint, producer.clone()).await?.with_keys(self.kafka.keys.clone());
             flow.run(reports, candidate, &self.stop).await
         }
         .await;
@@ -216,7 +216,8 @@ impl Relay {
             .set("compression.type", "lz4")
             .set("message.max.bytes", MESSAGE_BYTES_MAX)
             .set("queue.buffering.max.messages", (IN_FLIGHT_MAX * 2).to_string());
-        let context = Reports { sender, health: self.health.clone(), heard: AtomicU64::new(0) };
+        let (health, env) = (self.health.clone(), log.env().clone());
+        let context = Reports { sender, health, env, heard: AtomicU64::new(0) };
         let producer: BaseProducer<Reports> = config
             .create_with_context(context)
             .map_err(|error| Ended::Failed(format!("can't make a Kafka producer: {error}")))?;
@@ -269,7 +270,8 @@ impl Relay {
             return Err(Ended::Barred(format!(
                 "the log of {service} has lost messages that Kafka holds, from position {first} on: it was restored from a backup, or a \
                  failover lost commits. Nothing is published. To go on with what the log has: \
-                 skald log new-epoch --from {first} --database <that of the {service} service>"
+                 skald log new-epoch --from {first} --database <that of the {service} service>. If the log has lost nothing, somebody else \
+                 has written to its topics: with a message key that is passed over (SECURITY.md)"
             )));
         }
         if let Some(last) = checked.lost {
@@ -289,11 +291,13 @@ impl Publish for Arc<BaseProducer<Reports>> {
         for (key, value) in &record.headers {
             headers = headers.insert(Header { key, value: Some(value) });
         }
+        // The broker stamps it anew (`topics.rs`). Where a topic does not have that setting, a row of a clock that ran ahead would be
+        // refused until its time has come, and everything behind it would wait.
         let mut message = BaseRecord::with_opaque_to(topic, row.position as usize)
             .partition(partition)
             .key(row.key.as_deref().unwrap_or_default())
             .payload(row.data.as_str())
-            .timestamp(row.time.0 / 1_000)
+            .timestamp(row.time.min(self.context().env.now()).0 / 1_000)
             .headers(headers);
         while let Err((error, again)) = self.send(message) {
             if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
@@ -321,6 +325,7 @@ impl Publish for Arc<BaseProducer<Reports>> {
 pub struct Reports {
     sender: mpsc::UnboundedSender<Report>,
     health: Health,
+    env: Env,
     /// Whatever librdkafka has told, counted: it tells one thing a poll, and not whether there is more.
     heard: AtomicU64,
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use super::{Kafka, Quiet, group::record, relay::source_of};
+use super::{Kafka, Quiet, bound, group::record, relay::source_of, unreadable::is_unreadable};
 use contract::{
     MessageId,
     record::{self, Link},
@@ -23,6 +23,9 @@ const LOOKED_AT: [i64; 3] = [100, 10_000, i64::MAX];
 /// The bound of the whole look.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// After so many records that can't be read, and nothing else, nothing else will come.
+const UNREADABLE_MAX: u32 = 5;
+
 /// What Kafka holds at the end of one partition, as far as it is this log's.
 pub(super) struct Tail {
     pub topic: String,
@@ -31,7 +34,15 @@ pub(super) struct Tail {
     pub is_new: bool,
     /// It was read from its very first record on.
     pub is_whole: bool,
-    pub records: Vec<(Link, MessageId)>,
+    pub records: Vec<Found>,
+}
+
+pub(super) struct Found {
+    link: Link,
+    id: MessageId,
+    /// It has come through the check of the message keys. What has not says something only where the log knows it, as when it was
+    /// written before there was a key.
+    is_vouched: bool,
 }
 
 /// The last position that the checkpoint has for a topic's partition.
@@ -53,6 +64,7 @@ pub(super) fn read(kafka: &Kafka, log: &Log, topics: &[(String, i32)], looked_at
     let mut config = kafka.client(&format!("skald-{}-tails", log.service()));
     config.set("group.id", "skald-tails").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error").set("fetch.wait.max.ms", "100");
+    bound(&mut config, log.env().memory());
     let client: BaseConsumer<Quiet> =
         config.create_with_context(Quiet).map_err(|error| format!("can't make a Kafka consumer: {error}"))?;
     let env = log.env();
@@ -76,7 +88,7 @@ pub(super) fn read(kafka: &Kafka, log: &Log, topics: &[(String, i32)], looked_at
         }
     }
     client.assign(&assignment).map_err(|error| format!("can't read the topics: {error}"))?;
-    let mut ended = 0;
+    let (mut ended, mut unreadable) = (0, 0);
     while !ends.is_empty() {
         if env.now() > until {
             return Err("can't read the ends of the topics in time".to_owned());
@@ -85,8 +97,9 @@ pub(super) fn read(kafka: &Kafka, log: &Log, topics: &[(String, i32)], looked_at
             Some(Ok(message)) => {
                 let place = (message.topic().to_owned(), message.partition());
                 let Some(&(index, high)) = ends.get(&place) else { continue };
-                if let Ok((found, link)) = record::decode(&place.0, &record(&message)) {
-                    tails[index].records.push((link, found.id));
+                if let Ok((found, mut link)) = record::decode(&place.0, &record(&message)) {
+                    let is_vouched = kafka.keys.check(&found, &mut link).is_ok();
+                    tails[index].records.push(Found { link, id: found.id, is_vouched });
                 }
                 if message.offset() + 1 >= high {
                     ends.remove(&place);
@@ -94,8 +107,10 @@ pub(super) fn read(kafka: &Kafka, log: &Log, topics: &[(String, i32)], looked_at
             }
             // Each partition says so once; where the last record is not for us to see, that is all that comes.
             Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+            // Nobody can read what is there, the consumers neither, who tell it: this looks no further in that partition.
+            Some(Err(error)) if is_unreadable(&error).is_some() => unreadable += 1,
             Some(Err(error)) => return Err(format!("can't read the topics: {error}")),
-            None if ended >= assignment.count() => break,
+            None if ended >= assignment.count() || unreadable > UNREADABLE_MAX => break,
             None => {}
         }
     }
@@ -108,15 +123,17 @@ pub(super) async fn compare(log: &Log, epochs: &[Epoch], tails: &[Tail], publish
     let is_lost =
         |link: &Link| epochs.iter().any(|epoch| epoch.number > link.source.epoch && epoch.first_position <= link.sequence);
     let ours = |link: &Link| link.source == log.source(link.source.epoch) && !is_lost(link);
-    let positions: Vec<i64> =
-        tails.iter().flat_map(|tail| tail.records.iter().filter(|(link, _)| ours(link)).map(|(link, _)| link.sequence)).collect();
+    let of_ours = |tail: &Tail| tail.records.iter().filter(|found| ours(&found.link)).map(|found| found.link.sequence).collect();
+    let positions: Vec<i64> = tails.iter().flat_map::<Vec<i64>, _>(of_ours).collect();
     let ids = log.ids_at(&positions).await?;
     let known = |link: &Link, id: MessageId| {
         ids.get(&link.sequence) == Some(&id.0) && source_of(log, epochs, link.sequence) == link.source
     };
     let mut compared = Compared::default();
     for tail in tails {
-        let records = || tail.records.iter().filter(|(link, _)| ours(link));
+        // A forger bars no leader: what only looks like a message of this log is passed over.
+        let is_told = |found: &&Found| ours(&found.link) && (found.is_vouched || known(&found.link, found.id));
+        let records = || tail.records.iter().filter(is_told).map(|found| (&found.link, found.id));
         let newest = walk(records(), tail.is_whole, &known);
         let expected = published(&tail.topic, tail.partition);
         match newest {
@@ -147,7 +164,7 @@ enum Newest {
 
 /// Follows the chain from the first record that the log knows. What does not join it is a repeat or a forgery, and says nothing.
 fn walk<'r>(
-    records: impl Iterator<Item = &'r (Link, MessageId)>,
+    records: impl Iterator<Item = (&'r Link, MessageId)>,
     is_whole: bool,
     known: &dyn Fn(&Link, MessageId) -> bool,
 ) -> Newest {
@@ -155,7 +172,7 @@ fn walk<'r>(
     let mut newest = Newest::None;
     for (link, id) in records {
         let epoch = link.source.epoch;
-        let is_known = known(link, *id);
+        let is_known = known(link, id);
         let joins = match last.get(&epoch) {
             Some(last) => link.sequence > *last && link.previous == *last,
             // The first of an epoch says so itself, if it is sure that nothing came before it.
@@ -211,13 +228,13 @@ mod tests {
 
     fn at(epoch: i64, previous: i64, sequence: i64) -> (Link, MessageId) {
         let source = Source { service: "order".into(), log: Uuid::nil(), epoch };
-        (Link { source, sequence, previous }, Uuid::from_u128(sequence.unsigned_abs().into()).into())
+        (Link { source, sequence, previous, seal: contract::Seal::None }, Uuid::from_u128(sequence.unsigned_abs().into()).into())
     }
 
     /// A log that has the rows up to `head`, each with its position for an id.
     fn walked(records: &[(Link, MessageId)], head: i64, is_whole: bool) -> Option<Result<i64, i64>> {
         let known = |link: &Link, id: MessageId| link.sequence <= head && id.0.as_u128() == link.sequence as u128;
-        match walk(records.iter(), is_whole, &known) {
+        match walk(records.iter().map(|(link, id)| (link, *id)), is_whole, &known) {
             Newest::None => None,
             Newest::Known(last) => Some(Ok(last)),
             Newest::Diverged(first) => Some(Err(first)),

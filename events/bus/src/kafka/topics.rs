@@ -55,10 +55,27 @@ impl fmt::Display for Difference {
 const CLEANUP: &str = "cleanup.policy";
 const RETENTION: &str = "retention.ms";
 const SIZE: &str = "max.message.bytes";
+const IN_SYNC: &str = "min.insync.replicas";
+const UNCLEAN: &str = "unclean.leader.election.enable";
+/// As it was written: the broker has no work with it. It may be set otherwise, as every client here reads them all.
+const COMPRESSION: &str = "compression.type";
+/// The broker's clock stamps records: it refuses none for its time, and retention goes by one clock, whatever those of the services say.
+const STAMPED: &str = "message.timestamp.type";
 
-/// The settings of a topic, by Kafka's names.
-fn settings(of: Settings) -> [(&'static str, String); 3] {
-    [(CLEANUP, "delete".to_owned()), (RETENTION, of.retention.as_millis().to_string()), (SIZE, of.max_message_bytes.to_string())]
+/// The settings of a topic, by Kafka's names; with so many replicas, if that is known.
+fn settings(of: Settings, replication: Option<i32>) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        (CLEANUP, "delete".to_owned()),
+        (RETENTION, of.retention.as_millis().to_string()),
+        (SIZE, of.max_message_bytes.to_string()),
+        (COMPRESSION, "producer".to_owned()),
+        (STAMPED, "LogAppendTime".to_owned()),
+        // A broker that was behind never leads, so that nothing is lost that was acknowledged …
+        (UNCLEAN, "false".to_owned()),
+    ];
+    // … by more than half of the replicas: of three by two, so that one may be away.
+    settings.extend(replication.map(|replication| (IN_SYNC, (replication / 2 + 1).to_string())));
+    settings
 }
 
 /// Why a connection failed. It is only ever logged: the error of a request is that of a broker which is away, also where that broker
@@ -95,8 +112,10 @@ fn admin(kafka: &Kafka) -> Result<(AdminClient<Said>, Said), TopicsError> {
 pub async fn apply(kafka: &Kafka, replication: i32) -> Result<(Vec<String>, Vec<Difference>), TopicsError> {
     let before = check(kafka, Some(replication)).await?;
     let missing: Vec<String> = before.iter().filter(|found| found.setting.is_none()).map(|found| found.topic.clone()).collect();
-    let wanted: Vec<_> =
-        topics::all().filter(|(name, _)| missing.contains(name)).map(|(name, of)| (name, of, settings(of))).collect();
+    let wanted: Vec<_> = topics::all()
+        .filter(|(name, _)| missing.contains(name))
+        .map(|(name, of)| (name, of, settings(of, Some(replication))))
+        .collect();
     let new: Vec<NewTopic<'_>> = wanted
         .iter()
         .map(|(name, of, settings)| {
@@ -156,7 +175,7 @@ pub async fn check(kafka: &Kafka, replication: Option<i32>) -> Result<Vec<Differ
     let configs = admin.describe_configs(&resources, &options).await.map_err(|error| said.ask(error))?;
     for ((topic, of), config) in present.into_iter().zip(configs) {
         let config = config.map_err(|code| said.ask(KafkaError::AdminOp(code)))?;
-        for (setting, wanted) in settings(of) {
+        for (setting, wanted) in settings(of, replication) {
             let found = config.get(setting).and_then(|entry| entry.value.clone()).unwrap_or_default();
             if found != wanted {
                 differences.push(Difference { topic: topic.clone(), setting: Some(setting), wanted, found });
@@ -164,4 +183,19 @@ pub async fn check(kafka: &Kafka, replication: Option<i32>) -> Result<Vec<Differ
         }
     }
     Ok(differences)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_half_of_the_replicas_acknowledge() {
+        let (_, of) = topics::all().next().unwrap();
+        for (replication, in_sync) in [(1, "1"), (2, "2"), (3, "2"), (4, "3"), (5, "3")] {
+            let settings = settings(of, Some(replication));
+            assert!(settings.contains(&(IN_SYNC, in_sync.to_owned())), "{settings:?}");
+            assert!(settings.contains(&(UNCLEAN, "false".to_owned())), "{settings:?}");
+        }
+    }
 }

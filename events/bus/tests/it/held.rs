@@ -7,7 +7,7 @@ use std::{
 
 use contract::{Message, Meta, Timestamp, Trace, record::Record, topics};
 use eventlog::{
-    Candidate, Carried, Committed, Env, Job, Observer, Span,
+    Candidate, Carried, Committed, Env, Job, Memory, Observer, Span,
     testing::{TestClock, TestDatabase},
 };
 use skald_bus::kafka::{Flow, LEASE, Publish, published_by, whole};
@@ -62,8 +62,13 @@ struct Sending {
 
 impl Sending {
     async fn begin(database: &TestDatabase) -> Self {
+        // Room for more bytes than there may be rows.
+        Self::begin_with(database, Memory::mib(256)).await
+    }
+
+    async fn begin_with(database: &TestDatabase, memory: Memory) -> Self {
         let (clock, ear, taken) = (TestClock::start(), Arc::new(Ear::default()), Taken::default());
-        let env = Env::seeded(clock.clone(), 1).with_observer(ear.clone());
+        let env = Env::seeded(clock.clone(), 1).with_observer(ear.clone()).with_memory(memory);
         let source = Running::start_with("order", database, env).await;
         let log = source.writer.log().clone();
         let mut checkpoint = Candidate::new(log.clone()).lead(LEASE).await.unwrap().unwrap();
@@ -144,5 +149,20 @@ async fn what_is_held_goes_at_once_when_no_more_has_room() {
     }
     assert_eq!(sending.taken.all().len(), ROOM);
     assert_eq!(sending.flow.held_until(), None);
+    sending.source.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_is_bounded_in_bytes_and_a_row_that_is_larger_than_that_goes_alone() {
+    let database = TestDatabase::fresh().await;
+    // Less than a row.
+    let mut sending = Sending::begin_with(&database, Memory::of(32 * 100)).await;
+    sending.append(1, &[topics::PRODUCT_COMMANDS, topics::SAGA_EVENTS, topics::PRODUCT_COMMANDS]).await;
+    for position in 1..=3 {
+        assert_eq!(sending.flow.send_more().await.unwrap(), 1);
+        assert_eq!(sending.flow.send_more().await.unwrap(), 0, "row {position} has not arrived");
+        assert_eq!(sending.taken.all().len(), position, "what is held goes where there is no more room");
+        assert!(sending.arrived([position as i64]));
+    }
     sending.source.stop().await;
 }

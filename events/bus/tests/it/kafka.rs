@@ -2,7 +2,10 @@
 //!
 //! Topics are those of the contract, so the tests take turns, and each begins with new ones.
 
+mod clocks;
+mod forgers;
 mod losses;
+mod unreadable;
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use contract::{Cause, Encoded, Message, Meta, topics};
+use contract::{Cause, Encoded, Message, MessageKeys, Meta, topics};
 use eventlog::{
     Candidate, Database, Env, Error, Handler, Job, Log, New, Poison, Stored, Unit, Writer, WriterLimits, on,
     testing::TestDatabase,
@@ -169,6 +172,7 @@ impl Consumer for Service {
 /// A service with its log, and whatever of the bus a test starts for it.
 struct Running {
     service: Arc<Service>,
+    kafka: Kafka,
     writer: Writer<Service>,
     health: Health,
     stop: CancellationToken,
@@ -184,10 +188,17 @@ impl Running {
         let opened = Log::open(database.clone(), name, &[], Env::system()).await.unwrap();
         let service = Arc::new(service);
         let (writer, task) = Writer::new(opened, service.clone(), WriterLimits::default());
-        let running = Self { service, writer, health: Health::default(), stop: CancellationToken::new(), tasks: Arc::default() };
+        let (health, stop, tasks, kafka) = (Health::default(), CancellationToken::new(), Arc::default(), cluster());
+        let running = Self { service, kafka, writer, health, stop, tasks };
         running.run(task);
         running.run(running.log().clone().exchange_wake_ups(running.stop.clone()));
         running
+    }
+
+    /// With the message key that the others have.
+    fn signed(self) -> Self {
+        let keys = MessageKeys::parse("test:what a forger in a test does not know").unwrap();
+        Self { kafka: self.kafka.clone().with_keys(keys), ..self }
     }
 
     fn log(&self) -> &Log {
@@ -199,13 +210,13 @@ impl Running {
     }
 
     fn relay(&self) {
-        self.run(kafka::relay(self.log().clone(), cluster(), self.health.clone(), self.stop.clone()));
+        self.run(kafka::relay(self.log().clone(), self.kafka.clone(), self.health.clone(), self.stop.clone()));
     }
 
     fn consume(&self) {
         let tasks = self.tasks.clone();
         let spawn: Spawn = Arc::new(move |future| tasks.lock().unwrap().push(spawn(future)));
-        let (kafka, health, stop) = (cluster(), self.health.clone(), self.stop.clone());
+        let (kafka, health, stop) = (self.kafka.clone(), self.health.clone(), self.stop.clone());
         let group = Group { consumer: "product", topics: vec![COMMANDS], kafka, health, spawn, stop };
         self.run(group.consume(self.service.clone(), self.writer.clone()));
     }
@@ -294,11 +305,15 @@ fn header(message: &OwnedMessage, name: &str) -> Option<String> {
 /// Writes records as somebody who is not the relay.
 fn write(records: impl IntoIterator<Item = (i32, Vec<u8>, OwnedHeaders, Vec<u8>)>) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", address()).create().unwrap();
+    write_by(&producer, records);
+    producer.flush(PATIENCE).unwrap();
+}
+
+fn write_by(producer: &BaseProducer, records: impl IntoIterator<Item = (i32, Vec<u8>, OwnedHeaders, Vec<u8>)>) {
     for (partition, key, headers, value) in records {
         let record = BaseRecord::to(COMMANDS).partition(partition).key(&key).payload(&value).headers(headers);
         producer.send(record).map_err(|(error, _)| error).unwrap();
     }
-    producer.flush(PATIENCE).unwrap();
 }
 
 /// The same record again, with headers changed.
@@ -485,7 +500,8 @@ async fn a_topic_that_differs_is_told_and_left_as_it_is() {
     delete(&[topics::USER_EVENTS, topics::SAGA_EVENTS]).await;
     let other = rdkafka::admin::NewTopic::new(topics::USER_EVENTS, 3, rdkafka::admin::TopicReplication::Fixed(1))
         .set("retention.ms", "1000")
-        .set("unclean.leader.election.enable", "true");
+        .set("unclean.leader.election.enable", "true")
+        .set("compression.type", "zstd");
     admin().create_topics([&other], &AdminOptions::new()).await.unwrap();
     until("it is known", async || kafka::check(&cluster(), None).await.unwrap().len() > 2).await;
     let (made, differs) = kafka::apply(&cluster(), 1).await.unwrap();
@@ -494,6 +510,7 @@ async fn a_topic_that_differs_is_told_and_left_as_it_is() {
     assert!(told.contains(&"user.events.v1: partitions is 3, not 6".to_owned()), "{told:?}");
     assert!(told.contains(&"user.events.v1: retention.ms is 1000, not 604800000".to_owned()), "{told:?}");
     assert!(told.contains(&"user.events.v1: unclean.leader.election.enable is true, not false".to_owned()), "{told:?}");
+    assert!(told.contains(&"user.events.v1: compression.type is zstd, not producer".to_owned()), "{told:?}");
     until("it is still so", async || kafka::check(&cluster(), Some(1)).await.unwrap() == differs).await;
     clean().await;
 }

@@ -8,7 +8,7 @@ use crate::{Record, topics::TOPICS};
 const BINDING: &str = "0.5.0";
 
 /// The headers of every message, in order: name, whether it is always there, pattern, meaning.
-const HEADERS: [(&str, bool, &str, &str); 15] = [
+const HEADERS: [(&str, bool, &str, &str); 16] = [
     ("content-type", true, "^application/json$", "Of the value"),
     ("ce_specversion", true, "^1\\.0$", "CloudEvents' version"),
     ("ce_id", true, UUID, "The message's own id, a UUIDv7"),
@@ -34,6 +34,12 @@ const HEADERS: [(&str, bool, &str, &str); 15] = [
     ("ce_partitionkey", true, "", "The record's key; its murmur2 chooses the partition"),
     ("traceparent", false, "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$", "W3C trace context as it was at the append"),
     ("tracestate", false, "", "W3C trace state as it was at the append"),
+    (
+        "ce_signature",
+        false,
+        "^[a-z0-9-]{1,32}:[A-Za-z0-9+/]{43}=$",
+        "With a message key: <key id>:<base64 HMAC-SHA256> over topic, envelope and value (docs/signatures.md)",
+    ),
 ];
 /// The headers that a dead letter has besides.
 const DEAD_LETTER_HEADERS: [(&str, bool, &str, &str); 8] = [

@@ -4,11 +4,11 @@ use proptest::{collection::vec, option, prelude::*};
 use uuid::Uuid;
 
 use crate::{
-    Cause, DeadLetter, Link, Malformed, Message, MessageId, Meta, Record, Source, Timestamp, Trace,
+    Cause, DeadLetter, Link, Malformed, Message, MessageId, Meta, Record, Seal, Source, Timestamp, Trace,
     record::{decode, encode},
 };
 
-const TOPIC: &str = "order.events.v1";
+pub(super) const TOPIC: &str = "order.events.v1";
 /// The first instant of year 1 and the last whole second that can be written, late in the year 9999; in microseconds.
 const TIMES: std::ops::RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_207_200_000_000;
 
@@ -238,7 +238,7 @@ fn trace() -> impl Strategy<Value = Trace> {
 }
 
 prop_compose! {
-    fn any_message()(
+    pub(super) fn any_message()(
         previous in 0..i64::MAX,
         (id, stream, key, kind) in (id(), text(), text(), text()),
         schema in 1..=i64::MAX,
@@ -267,7 +267,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn any_source()(service in "[a-z0-9-]{1,20}", log in id(), epoch in 1..=i64::MAX) -> Source {
+    pub(super) fn any_source()(service in "[a-z0-9-]{1,20}", log in id(), epoch in 1..=i64::MAX) -> Source {
         Source { service, log, epoch }
     }
 }
@@ -342,7 +342,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read((message, previous) in any_message(), source in any_source(), version in 0..9i64, actor in option::of(text())) {
         let appended = Message { version, meta: Meta { actor, ..message.meta.clone() }, ..message.clone() };
-        let link = Link { source: source.clone(), sequence: message.position, previous };
+        let link = Link { source: source.clone(), sequence: message.position, previous, seal: Seal::None };
         prop_assert_eq!(decode(TOPIC, &encode(&appended, &source, previous)).unwrap(), (message, link));
         prop_assert_eq!(source.to_string().parse(), Ok(source));
     }

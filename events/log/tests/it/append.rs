@@ -134,6 +134,29 @@ async fn two_replicas_do_one_key_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_answered_is_answered_again_to_all_who_repeat_it_at_once() {
+    let database = TestDatabase::fresh().await;
+    let log = start(&database).await;
+    log.writer.request(job(count("a")), Some(key(1, 1))).await.unwrap();
+    // Their clients gave up and asked again, so that they gather behind one that takes its time.
+    let gate = Arc::new(Semaphore::new(0));
+    let slow = log.writer.request(job(Work::Wait(gate.clone())), None);
+    let repeats = join_all((0..20).map(|_| log.writer.request(job(count("a")), Some(key(1, 1)))));
+    let other = log.writer.request(job(count("a")), Some(key(1, 2)));
+    let open = async {
+        tokio::task::yield_now().await;
+        gate.close();
+    };
+    let (_, repeats, other, ()) = tokio::join!(slow, repeats, other, open);
+    for repeat in repeats {
+        assert!(matches!(repeat.unwrap(), Answer::Repeated(_)));
+    }
+    assert!(matches!(other.unwrap(), Answer::KeyReused));
+    assert_eq!(log.rows().await.len(), 1);
+    log.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_requests_at_once() {
     let database = TestDatabase::fresh().await;
     let log = start_with(&database, WriterLimits { queue_max: 2, batch_max: 1 }).await;

@@ -6,12 +6,14 @@ use std::{
 };
 
 use contract::{
-    Cause, Message, Meta, Timestamp,
+    Cause, Message, Meta, Seal, Timestamp,
     record::{Link, Record, Source},
 };
-use skald_log::{Arrived, Claim, Database, Delivered, Item, Listed, Owned, Poison, Redriven, Todo, on, testing::TestDatabase};
+use skald_log::{
+    Arrived, Claim, Database, Delivered, Desk, Error, Item, Listed, Owned, Poison, Redriven, Todo, on, testing::TestDatabase,
+};
 
-use crate::fixture::{Running, Work, assert_without_gaps, count, job, start};
+use crate::fixture::{Running, Work, assert_without_gaps, count, job, start, start_named};
 
 /// This only bounds a test that fails.
 const SOON: Duration = Duration::from_secs(20);
@@ -141,7 +143,7 @@ async fn what_the_database_refuses_leaves_the_progress_where_it_was() {
 /// Message `sequence` of epoch 1 of a log, published after `previous`, at an offset of a topic.
 fn linked(offset: i64, previous: i64, sequence: i64) -> Item<Work> {
     let source = Source { service: "other".into(), log: uuid::Uuid::from_u128(1), epoch: 1 };
-    let message = Arrived::Linked(message(sequence), Link { source, sequence, previous });
+    let message = Arrived::Linked(message(sequence), Link { source, sequence, previous, seal: Seal::None });
     Item { offset, message, todo: Todo::Handle(job(count("effects"))) }
 }
 
@@ -159,9 +161,23 @@ async fn what_comes_over_a_broker_is_handled_once_and_in_its_order_whatever_the_
     assert_eq!(deliver(claim(3, 4), vec![linked(3, 4, 6)]).await, (2, 2, 0), "published again by another leader");
     // 9 is missing; a dull message takes its place in the chain as any other does.
     let dull = Item { todo: Todo::Nothing, ..linked(6, 12, 15) };
-    assert_eq!(deliver(claim(4, 7), vec![linked(4, 9, 11), linked(5, 11, 12), dull]).await, (2, 2, 3));
+    let behind = vec![linked(4, 9, 11), linked(5, 11, 12), dull];
+    for _ in 0..2 {
+        let missing = log.writer.deliver(claim(4, 7), behind.clone()).await.unwrap_err();
+        assert!(matches!(missing, Error::Missing { previous: 9, last: 6 }) && !missing.is_transient(), "{missing:?}");
+        assert_eq!(
+            (log.log().progress("test", "log:other", 0).await.unwrap(), log.log().parked()),
+            (4, 0),
+            "nothing is kept of it"
+        );
+    }
+    // It was read once more, and 9 is still missing.
+    log.log().asked_again("log:other", 0, 4);
+    assert_eq!(deliver(claim(4, 7), behind).await, (2, 2, 3));
     assert_eq!(released().await, [], "its predecessor has not come");
+    log.log().asked_again("log:other", 0, 7);
     assert_eq!(deliver(claim(7, 8), vec![linked(7, 9, 11)]).await.0, 2, "parked once, however often it comes");
+    assert_eq!(log.log().first_parked("test").await.unwrap(), [("log:other".to_owned(), 0, 4)]);
     log.log().count_parked().await.unwrap();
     assert_eq!(log.log().parked(), 3);
     assert_eq!(log.log().survey().await.unwrap().parked, 3);
@@ -181,6 +197,7 @@ async fn what_another_replica_has_seen_while_a_claim_waited_for_its_lock_is_know
     let database = TestDatabase::fresh().await;
     let (one, two) = (start(&database).await, start(&database).await);
     let items = vec![linked(0, 0, 4), linked(1, 6, 9), linked(2, 4, 6)];
+    one.log().asked_again("log:other", 0, 0);
     assert_eq!(one.writer.deliver(claim(0, 3), items).await.unwrap(), Delivered::Committed);
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let drain = Item { todo: Todo::Handle(job(Work::Wait(gate.clone()))), ..linked(1, 6, 9) };
@@ -222,9 +239,10 @@ async fn what_is_forged_is_set_aside_by_its_offset_and_moves_nothing() {
     link.source.log = uuid::Uuid::from_u128(2);
     let raw = Record { key: None, headers: vec![("ce_type".into(), b"what\0ever".to_vec())], value: Some(vec![0xff, 0]) };
     let poison = Todo::SetAside(Poison::new(Cause::Undecodable, "no envelope"));
-    let garbage = Item { offset: 3, message: Arrived::Raw(raw), todo: poison };
-    let items = vec![linked(0, 0, 4), linked(1, 2, 9), stranger, garbage, linked(4, 4, 6)];
-    assert_eq!(log.writer.deliver(claim(0, 5), items).await.unwrap(), Delivered::Committed);
+    let garbage = Item { offset: 3, message: Arrived::Raw(Arc::new(raw)), todo: poison };
+    let unsigned = Item { todo: Todo::SetAside(Poison::new(Cause::Forged, "not signed")), ..linked(5, 4, 7) };
+    let items = vec![linked(0, 0, 4), linked(1, 2, 9), stranger, garbage, linked(4, 4, 6), unsigned, of_epoch(77, 6, 0, 7)];
+    assert_eq!(log.writer.deliver(claim(0, 7), items).await.unwrap(), Delivered::Committed);
     let mut reader = log.log().reader().await.unwrap();
     let letters = on!(&mut reader.conn(), |c| sqlx::query_as::<DB, (i64, String, String)>(
         "SELECT message_offset, cause, message FROM dead_letters ORDER BY message_offset"
@@ -234,12 +252,81 @@ async fn what_is_forged_is_set_aside_by_its_offset_and_moves_nothing() {
     .unwrap();
     drop(reader);
     let causes: Vec<(i64, &str)> = letters.iter().map(|(offset, cause, _)| (*offset, cause.as_str())).collect();
-    assert_eq!(causes, [(1, "forged"), (2, "forged"), (3, "undecodable")]);
+    assert_eq!(causes, [(1, "forged"), (2, "forged"), (3, "undecodable"), (5, "forged"), (6, "forged")]);
+    assert_eq!((log.log().dead_letters(), log.log().dead_letters_of(Cause::Forged)), (5, 4));
     let kept = contract::DeadLetter::decode(&letters[2].2).unwrap();
     assert_eq!(kept.record.value, Some(vec![0xff, 0]), "every byte is kept");
     let rows = log.rows().await;
     assert_eq!(rows.iter().filter(|row| row.kind == "test.Appended").count(), 2, "the real ones around it are handled");
     assert_without_gaps(&rows);
+    for listed in dead_letters_of(&database).await.iter().filter(|listed| listed.letter.cause == Cause::Forged) {
+        for dry_run in [true, false] {
+            let work = Ok(job(count("effects")));
+            let told = skald_log::redrive(log.log(), &*log.handler, listed, work, "operator:test", dry_run).await.unwrap();
+            assert!(matches!(told, Redriven::Never(_)), "{told:?}");
+        }
+    }
+    assert_eq!(log.rows().await.len(), rows.len(), "nobody has handled them");
+    assert!(dead_letters_of(&database).await.iter().all(|listed| listed.replays == 0));
+    log.stop().await;
+}
+
+/// The same of another epoch.
+fn of_epoch(epoch: i64, offset: i64, previous: i64, sequence: i64) -> Item<Work> {
+    let mut item = linked(offset, previous, sequence);
+    let Arrived::Linked(_, link) = &mut item.message else { unreachable!() };
+    link.source.epoch = epoch;
+    item
+}
+
+/// The same in another partition.
+fn claim_of(partition: i64, from: i64, next: i64) -> Claim {
+    Claim { consumer: "product".into(), topic: "product.commands.v1".into(), partition, from, next }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_s_log_and_epochs_are_known_in_all_of_its_partitions_and_a_person_adds_to_them() {
+    let database = TestDatabase::fresh().await;
+    let log = start_named("product", &database).await;
+    let deliver = async |claim: Claim, items: Vec<Item<Work>>| {
+        assert_eq!(log.writer.deliver(claim, items).await.unwrap(), Delivered::Committed);
+        let handled = log.rows().await.iter().filter(|row| row.kind == "test.Appended").count();
+        (handled, log.log().dead_letters_of(Cause::Forged))
+    };
+    assert_eq!(deliver(claim_of(0, 0, 1), vec![linked(0, 0, 4)]).await, (1, 0), "the very first is believed");
+    // Nothing has been seen of this partition; the topic has.
+    let mut stranger = linked(1, 0, 5);
+    let Arrived::Linked(_, link) = &mut stranger.message else { unreachable!() };
+    link.source.log = uuid::Uuid::from_u128(2);
+    let made_up = (2..300).map(|epoch| of_epoch(epoch, epoch, 0, 5));
+    let items = std::iter::once(stranger).chain(made_up).chain([linked(300, 0, 5)]).collect();
+    assert_eq!(deliver(claim_of(1, 0, 301), items).await, (2, 299));
+    let mut reader = log.log().reader().await.unwrap();
+    let longest: i64 =
+        on!(&mut reader.conn(), |c| sqlx::query_scalar::<DB, i64>("SELECT CAST(MAX(LENGTH(seen)) AS BIGINT) FROM progress")
+            .fetch_one(c)
+            .await)
+        .unwrap();
+    drop(reader);
+    assert!(longest < 100, "{longest} characters");
+
+    let mut desk = Desk::open(&database.database).await.unwrap();
+    let source = Source { service: "order".into(), log: uuid::Uuid::from_u128(1), epoch: 7 };
+    let nobody = Source { service: "notification".into(), ..source.clone() };
+    assert!(desk.trust(&nobody).await.unwrap_err().to_string().contains("reads nothing of notification"));
+    let other = Source { service: "other".into(), ..source.clone() };
+    assert!(desk.trust(&other).await.is_err());
+    assert_eq!(desk.trust(&source).await.unwrap(), 6, "in every partition, begun or not");
+    assert_eq!(desk.trust(&source).await.unwrap(), 0);
+    let of_order = |mut item: Item<Work>| {
+        let Arrived::Linked(_, link) = &mut item.message else { unreachable!() };
+        link.source.service = "order".into();
+        item
+    };
+    assert_eq!(deliver(claim_of(0, 1, 2), vec![of_order(of_epoch(7, 1, 0, 5))]).await, (3, 299));
+    assert_eq!(deliver(claim_of(2, 0, 1), vec![of_order(of_epoch(7, 0, 0, 6))]).await, (4, 299));
+    assert_eq!(deliver(claim_of(3, 0, 1), vec![linked(0, 0, 7)]).await, (5, 299), "the epoch before has not ended here");
+    assert_eq!(deliver(claim_of(0, 2, 3), vec![of_order(of_epoch(8, 2, 0, 9))]).await, (5, 300));
     log.stop().await;
 }
 

@@ -123,6 +123,12 @@ async fn open_at(database: Database, env: Env) -> Result<Opened, OpenError> {
     Log::open(database, "test", &[MIGRATION], env).await
 }
 
+/// A log of a service that the contract's table of topics knows.
+pub(crate) async fn start_named(service: &'static str, database: &TestDatabase) -> Running {
+    let opened = Log::open(database.database.clone(), service, &[MIGRATION], Env::system()).await.unwrap();
+    run(opened, WriterLimits::default())
+}
+
 /// A log that is reached another way than its database is.
 pub(crate) async fn start_on(database: Database) -> Running {
     run(open_at(database, Env::system()).await.unwrap(), WriterLimits::default())

@@ -2,9 +2,11 @@
 
 mod answer_lost;
 mod append;
+mod clocks;
 mod consume;
 mod fixture;
 mod many;
+mod memory;
 mod observe;
 mod open;
 mod wake;

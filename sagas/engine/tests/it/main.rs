@@ -1,17 +1,17 @@
 //! The engine with the order saga on a real log: starts, deadlines, stuck, replays. The participants are the test itself.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use contract::{Currency, Meta, Money, saga::Event};
+use contract::{Currency, Meta, Money, Timestamp, saga::Event};
 use eventlog::{
-    Env, Error, Handler, Job, Log, Stored, Unit, Writer, WriterLimits, on,
+    Clock, Env, Error, Handler, Job, Log, Stored, Unit, Writer, WriterLimits, on,
     testing::{TestClock, TestDatabase},
 };
 use saga::{
     Decision, Saga, Why, Word,
     order::{Context, Input, OrderSaga, State},
 };
-use skald_engine::{Applied, Engine, Instance, MIGRATION, Metrics, Patience, Selection};
+use skald_engine::{Applied, Engine, Instance, Loaded, MIGRATION, Metrics, Patience, Selection};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -34,11 +34,13 @@ impl Handler for Host {
     type Done = Vec<Applied>;
 
     async fn handle(&self, unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Vec<Vec<Applied>>, Error> {
-        let now = unit.now();
-        let due = skald_engine::due(unit.conn(), now, 100).await?;
+        let passed = Timestamp(unit.now().0 + 1);
+        let due = self.0.due().claim(unit, passed, 100).await?;
         let heard = jobs.iter().filter_map(|job| if let Work::Hear(id, _) = job.work { Some(id) } else { None });
         let ids: Vec<Uuid> = heard.chain(due.iter().copied()).collect();
-        let mut sagas: HashMap<Uuid, Instance<OrderSaga>> = skald_engine::load(unit.conn(), &ids).await?;
+        let Loaded { instances: mut sagas, unreadable } = skald_engine::load::<OrderSaga>(unit.conn(), &ids).await?;
+        let aside = due.iter().filter_map(|id| Some((*id, unreadable.get(id)?.clone()))).collect::<Vec<_>>();
+        self.0.due().set_aside(unit, &aside).await?;
         let mut done = Vec::new();
         for job in jobs {
             done.push(match &job.work {
@@ -73,6 +75,7 @@ fn context(id: Uuid) -> Context {
 }
 
 struct Running {
+    host: Arc<Host>,
     writer: Writer<Host>,
     clock: Arc<TestClock>,
     task: JoinHandle<()>,
@@ -82,11 +85,11 @@ impl Running {
     async fn start(database: &TestDatabase, clock: &Arc<TestClock>) -> Self {
         let env = Env::seeded(clock.clone(), 1);
         let opened = Log::open(database.database.clone(), "host", &[MIGRATION], env).await.unwrap();
-        let (writer, task) =
-            Writer::new(opened, Arc::new(Host(Engine::new(PATIENCE, Metrics::default()))), WriterLimits::default());
+        let host = Arc::new(Host(Engine::new(PATIENCE, Metrics::default())));
+        let (writer, task) = Writer::new(opened, host.clone(), WriterLimits::default());
         #[expect(clippy::disallowed_methods, reason = "a test has no tasks of a process")]
         let task = tokio::spawn(task);
-        Self { writer, clock: clock.clone(), task }
+        Self { host, writer, clock: clock.clone(), task }
     }
 
     async fn does(&self, work: Work) -> Vec<Applied> {
@@ -109,6 +112,20 @@ impl Running {
         self.does(Work::Due).await
     }
 
+    /// Looks for what is due as the watch does, until it finds nothing more.
+    async fn looks(&self) {
+        let (log, due) = (self.writer.log(), self.host.0.due());
+        while due.first(log).await.unwrap().is_some_and(|first| first <= log.env().now()) {
+            self.does(Work::Due).await;
+        }
+    }
+
+    /// How many sagas wait for a build that can read them.
+    async fn aside(&self) -> i64 {
+        let mut reader = self.writer.log().reader().await.unwrap();
+        self.host.0.due().aside(&mut reader.conn()).await.unwrap()
+    }
+
     async fn kinds(&self, id: Uuid) -> Vec<String> {
         let rows = self.writer.log().stream(&Instance::<OrderSaga>::stream(id), 1).await.unwrap();
         rows.iter().map(|row| row.kind.rsplit('.').next().unwrap().to_owned()).collect()
@@ -117,7 +134,7 @@ impl Running {
     async fn saga(&self, id: Uuid) -> Instance<OrderSaga> {
         let mut reader = self.writer.log().reader().await.unwrap();
         // SQLite's readers may not lock; PostgreSQL's may.
-        skald_engine::load(&mut reader.conn(), &[id]).await.unwrap().remove(&id).unwrap()
+        skald_engine::load(&mut reader.conn(), &[id]).await.unwrap().instances.remove(&id).unwrap()
     }
 
     async fn stop(self) {
@@ -235,6 +252,72 @@ async fn a_saga_that_cannot_be_read_stops_nobody() {
     host.stop().await;
 }
 
+/// What somebody else has written.
+async fn change(database: &TestDatabase, sql: &'static str) {
+    let mut opened = Log::open(database.database.clone(), "host", &[MIGRATION], Env::system()).await.unwrap();
+    on!(&mut opened.connection.conn(), |c| sqlx::query::<DB>(sql).execute(c).await.map(drop)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_of_a_newer_build_stand_in_nobody_s_way_until_one_comes_that_can_read_them() {
+    // Three times what is decided in one transaction.
+    const NEWER: u128 = 300;
+    let (database, clock) = (TestDatabase::fresh().await, TestClock::start());
+    let host = Running::start(&database, &clock).await;
+    for n in 1..=NEWER {
+        host.placed(n).await;
+    }
+    host.clock.advance(Duration::from_millis(1));
+    let good = host.placed(NEWER + 1).await;
+    host.stop().await;
+    change(&database, "UPDATE sagas SET definition = 2, state = 'Teleporting' WHERE id <> (SELECT MAX(id) FROM sagas)").await;
+
+    let host = Running::start(&database, &clock).await;
+    host.clock.advance(DEADLINE * 2);
+    host.looks().await;
+    assert_eq!((host.saga(good).await.attempt, host.aside().await), (2, NEWER as i64));
+    let commits = host.writer.log().commits();
+    host.looks().await;
+    assert_eq!(host.writer.log().commits(), commits, "they are not looked at again");
+    let mut reader = host.writer.log().reader().await.unwrap();
+    let listed = skald_engine::list(&mut reader.conn(), Selection::Open, None, 1_000).await.unwrap();
+    let (aside, rest): (Vec<_>, Vec<_>) = listed.into_iter().partition(|listed| listed.unreadable);
+    assert_eq!((aside.len(), rest.len()), (NEWER as usize, 1));
+    assert!(aside.iter().all(|listed| listed.due.is_none()) && rest[0].due.is_some());
+    drop(reader);
+    host.stop().await;
+
+    // The build that knows the state starts.
+    change(&database, "UPDATE sagas SET definition = 1, state = 'ReservingStock'").await;
+    let host = Running::start(&database, &clock).await;
+    host.looks().await;
+    assert_eq!(host.aside().await, 0);
+    for n in 1..=NEWER {
+        assert_eq!(host.saga(Uuid::from_u128(n)).await.attempt, 2, "{n}");
+    }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_of_a_clock_that_was_ahead_is_pulled_in() {
+    let (database, ahead) = (TestDatabase::fresh().await, TestClock::start());
+    ahead.advance(Duration::from_secs(3_600));
+    let host = Running::start(&database, &ahead).await;
+    let id = host.placed(1).await;
+    host.stop().await;
+
+    let clock = TestClock::start();
+    let host = Running::start(&database, &clock).await;
+    host.looks().await;
+    assert_eq!(host.host.0.due().pulled_in(), 1);
+    assert_eq!(host.saga(id).await.due, Some(clock.now().plus(DEADLINE)));
+    host.clock.advance(DEADLINE);
+    host.looks().await;
+    assert_eq!(host.saga(id).await.attempt, 2);
+    assert_eq!(host.host.0.due().pulled_in(), 1, "only once");
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn deadlines_survive_a_restart() {
     let (database, clock) = (TestDatabase::fresh().await, TestClock::start());
@@ -258,7 +341,8 @@ async fn the_watch_fires_what_is_due_and_nothing_else() {
         async move { writer.submit(Job { work: Work::Due, meta: Meta::default() }).await.map(drop) }
     };
     #[expect(clippy::disallowed_methods, reason = "a test has no tasks of a process")]
-    let watch = tokio::spawn(skald_engine::watch_deadlines(host.writer.log().clone(), fire, stop.clone()));
+    let watch =
+        tokio::spawn(skald_engine::watch_deadlines(host.writer.log().clone(), host.host.0.due().clone(), fire, stop.clone()));
     let asked_again = async {
         while host.saga(id).await.attempt < 2 {
             // Time goes on for as long as the deadline has not fired.

@@ -84,6 +84,8 @@ pub(crate) struct View {
     /// What each customer was told, and whether they were accepted.
     pub asks: Vec<(Vec<Uuid>, Option<Ended>)>,
     pub cancelled: Vec<Uuid>,
+    /// No process ever had another time than the others.
+    pub has_one_time: bool,
 }
 
 type Stored = (i64, Uuid, String, i64, Option<String>, String, String, Option<Uuid>, i64);
@@ -100,6 +102,7 @@ impl View {
             letters: world.post.arrived().into_iter().map(|(id, template, times)| (id.0, template, times)).collect(),
             asks: world.shop.asks.iter().map(|ask| (ask.told.iter().map(|id| id.0).collect(), ask.ended)).collect(),
             cancelled: world.shop.cancelled.iter().map(|id| id.0).collect(),
+            has_one_time: !world.may_err,
         };
         for (name, service) in &world.services {
             let mut reader = service.readers.acquire().await?;
@@ -118,7 +121,7 @@ impl View {
             match name {
                 Name::Order => {
                     view.sagas = on!(&mut conn, |c| sqlx::query_as::<DB, (Uuid, String, Option<i64>, i64)>(
-                        "SELECT id, state, due_us, version FROM sagas ORDER BY id"
+                        "SELECT id, state, due_us, version FROM sagas WHERE state <> 'Newer' ORDER BY id"
                     )
                     .fetch_all(c)
                     .await)?;

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Once, PoisonError, RwLock},
+    sync::{
+        Arc, Once, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -127,6 +130,8 @@ struct VerifierInner {
     verified: RwLock<Verified>,
     roles: RwLock<Roles>,
     env: Env,
+    /// When it was last said that a token is not valid yet.
+    told: AtomicI64,
     /// Where more keys come from, if they are not this process' own.
     rounds: Option<Rounds>,
 }
@@ -157,8 +162,10 @@ impl From<Unverified> for Problem {
 const VERIFIED_MAX: usize = 8_192;
 /// No token of ours is longer; what is longer is not looked at.
 const TOKEN_BYTES_MAX: usize = 2_048;
-/// How far the clock of a signer may be ahead.
-const CLOCK_SKEW: Duration = Duration::from_secs(5);
+/// How far the clock of a signer may be ahead: two machines whose time is looked after differ by far less.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// How often it is said that one is further ahead.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 type Known = HashMap<[u8; 32], (Caller, i64)>;
 
@@ -186,16 +193,8 @@ impl Verifier {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         let keys = RwLock::new(keys);
-        Self {
-            inner: Arc::new(VerifierInner {
-                keys,
-                validation,
-                verified: RwLock::default(),
-                roles: RwLock::default(),
-                env,
-                rounds,
-            }),
-        }
+        let (verified, roles, told) = Default::default();
+        Self { inner: Arc::new(VerifierInner { keys, validation, verified, roles, env, told, rounds }) }
     }
 
     /// Changes the keys; tokens of keys that are gone are refused from now on.
@@ -267,8 +266,23 @@ impl Verifier {
         let key = keys.as_ref().ok_or(Unverified::NoKeys)?.get(&kid).ok_or(Unverified::UnknownKey)?;
         let key = DecodingKey::from_ed_der(key.as_bytes());
         let claims = jsonwebtoken::decode::<Claims>(token, &key, &self.inner.validation).map_err(bad)?.claims;
-        let is_begun = claims.nbf <= seconds(now.plus(CLOCK_SKEW));
-        if is_begun { Ok((Caller { id: claims.sub, role: claims.role }, claims.exp)) } else { Err(Unverified::Bad) }
+        if claims.nbf > seconds(now.plus(CLOCK_SKEW)) {
+            self.tell_of_clocks(claims.nbf - seconds(now), now);
+            return Err(Unverified::Bad);
+        }
+        Ok((Caller { id: claims.sub, role: claims.role }, claims.exp))
+    }
+
+    /// It is signed as it should be, so it is no forger's: one of two clocks is wrong. Said to the operator, never to the bearer.
+    fn tell_of_clocks(&self, ahead_s: i64, now: Timestamp) {
+        let last = Timestamp(self.inner.told.load(Ordering::Relaxed));
+        if now.since(last) >= TELL_EVERY {
+            self.inner.told.store(now.0, Ordering::Relaxed);
+            tracing::error!(
+                ahead_s,
+                "tokens are refused that begin later than now: the clock of the user service is ahead, or this one is behind"
+            );
+        }
     }
 
     fn known(&self, hash: &[u8; 32]) -> Option<(Caller, i64)> {

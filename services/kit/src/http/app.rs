@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{Extension, Router, http::header, middleware, response::IntoResponse, routing::get};
 use eventlog::Env;
 
-use super::{Check, Stopping, docs, layer, probe};
+use super::{Check, Stopping, docs, layer, probe, room::Room};
 use crate::{
     auth::Verifier,
     metrics::{Metrics, Route},
@@ -67,6 +67,7 @@ pub fn app(config: AppConfig) -> Router {
         )
         .merge(docs::routes(config.title, documents));
     let around = layer::Around {
+        room: Room::new(config.env.memory()),
         env: config.env,
         verifier: config.verifier,
         metrics: config.metrics.http(),

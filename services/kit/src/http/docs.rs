@@ -130,6 +130,11 @@ const CODES: &[(&str, u16, &str)] = &[
     ("unauthorized", 401, "The access token is missing, malformed or expired."),
     ("unavailable", 503, "Something that the request needs is away. Nothing was changed; repeat it after Retry-After."),
     ("unknown_product", 422, "A product does not exist or was removed."),
+    (
+        "unreadable",
+        503,
+        "A newer build has written the order's saga; this one can't read it. Nothing was changed; repeat it later.",
+    ),
     ("unsupported_media_type", 415, "A body must be application/json, and not compressed (no Content-Encoding)."),
     ("version_changed", 412, "It is not the version that If-Match names. Read it again."),
 ];

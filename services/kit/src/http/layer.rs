@@ -16,7 +16,13 @@ use eventlog::{Env, Span, SpanKind};
 use futures_util::{FutureExt, StreamExt};
 use tracing::Instrument;
 
-use super::{Problem, Stopping, arriving::Awaited, extract, serve::OverWire};
+use super::{
+    Problem, Stopping,
+    arriving::Awaited,
+    extract,
+    room::{Room, is_stream},
+    serve::OverWire,
+};
 use crate::{
     auth::Verifier,
     metrics::{HttpMetrics, Route},
@@ -28,6 +34,7 @@ use crate::{
 const HANDLER_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Around {
+    pub room: Room,
     pub env: Env,
     pub verifier: Verifier,
     pub metrics: HttpMetrics,
@@ -50,11 +57,22 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
     request.extensions_mut().insert(around.verifier.clone());
 
     let span = tracing::info_span!("request", trace.id = %trace_id, http.method = %method, http.path = %path);
-    let handled = AssertUnwindSafe(handle(&around.env, request, next)).catch_unwind().instrument(span.clone());
-    let response = handled.await.unwrap_or_else(|panic| {
-        span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "a handler panicked"));
-        Problem::internal().into_response()
-    });
+    // Probes are answered however much is under way.
+    let entered = if route.is_of_a_service() { around.room.enter(&request).map(Some) } else { Ok(None) };
+    let response = match entered {
+        Err(problem) => problem.into_response(),
+        Ok(entered) => {
+            let handled = AssertUnwindSafe(handle(&around.env, request, next)).catch_unwind().instrument(span.clone());
+            let response = handled.await.unwrap_or_else(|panic| {
+                span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "a handler panicked"));
+                Problem::internal().into_response()
+            });
+            match entered {
+                None => response,
+                Some(entered) => around.room.leave(response, &method, entered).unwrap_or_else(IntoResponse::into_response),
+            }
+        }
+    };
     let response = guarded(streamed(in_our_words(response, &path, &trace_id), stopping), is_personal);
 
     let took = around.env.now().since(started);
@@ -199,8 +217,7 @@ fn is_bare(response: &Response) -> bool {
 
 /// An event stream never ends by itself: it ends when the process stops.
 fn streamed(mut response: Response, stopping: Option<Stopping>) -> Response {
-    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+    if !is_stream(&response) {
         return response;
     }
     // A proxy that gathers an answer before it passes it on would hold each event back: nginx does, unless it is told.

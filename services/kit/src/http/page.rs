@@ -77,8 +77,13 @@ impl<T> List<T> {
     }
 
     /// The same page of something else, such as DTOs made from rows.
-    pub fn map<U>(self, into: impl FnMut(T) -> U) -> List<U> {
-        List { items: self.items.into_iter().map(into).collect(), next: self.next }
+    pub fn map<U>(self, mut into: impl FnMut(T) -> U) -> List<U> {
+        self.filter_map(|item| Some(into(item)))
+    }
+
+    /// The same without what can't be shown; the cursor goes on past it.
+    pub fn filter_map<U>(self, into: impl FnMut(T) -> Option<U>) -> List<U> {
+        List { items: self.items.into_iter().filter_map(into).collect(), next: self.next }
     }
 }
 

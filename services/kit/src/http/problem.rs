@@ -221,7 +221,7 @@ impl From<eventlog::Error> for Problem {
                 tracing::error!(%error, %source, "a request failed");
                 Self::internal()
             }
-            Error::Corrupt(_) | Error::TooLarge { .. } => {
+            Error::Corrupt(_) | Error::TooLarge { .. } | Error::Missing { .. } => {
                 tracing::error!(%error, "a request failed");
                 Self::internal()
             }

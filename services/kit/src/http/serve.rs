@@ -2,18 +2,22 @@
 //!
 //! Never here: routes. The caller binds the listener, so that a taken port is its to explain and port 0 its to print.
 
-use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
     body::Body,
     extract::{ConnectInfo, Request},
 };
+use eventlog::Memory;
 use futures_util::FutureExt;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
@@ -44,18 +48,25 @@ pub fn raise_file_limit() {
 }
 
 /// Serves until [`Tasks::stop`], each connection as a task of its own, which ends once what was under way has ended or the drain
-/// time is over.
-pub async fn serve(listener: TcpListener, app: Router, tasks: &Tasks) {
+/// time is over. When there are as many as `memory` allows, whoever connects waits until another has gone.
+pub async fn serve(listener: TcpListener, app: Router, tasks: &Tasks, memory: Memory) {
     let stopping = tasks.stopping();
     let app = app.layer(Extension(Stopping(stopping.clone())));
-    while let Some(accepted) = stopping.run_until_cancelled(listener.accept()).await {
+    let places = Arc::new(Semaphore::new(memory.connections()));
+    let accept = async || {
+        let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+        let (stream, peer) = listener.accept().await?;
+        Ok::<_, std::io::Error>((place, stream, peer))
+    };
+    while let Some(accepted) = stopping.run_until_cancelled(accept()).await {
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((place, stream, peer)) => {
                 let served = AssertUnwindSafe(connection(stream, peer, app.clone(), stopping.clone())).catch_unwind();
                 tasks.spawn("connection", async move {
                     if let Err(panic) = served.await {
                         tracing::error!(panic = panic_text(&*panic), "a connection panicked; the others go on");
                     }
+                    drop(place);
                 });
             }
             Err(error) => {
@@ -77,7 +88,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: Router, stopping: 
         app.clone().call(request)
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(Memory::HEAD);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), answer));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -4,7 +4,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use eventlog::{Log, Survey};
+use contract::Cause;
+use eventlog::{Due, Log, Survey};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet},
@@ -45,7 +46,7 @@ impl Collector for LogCollector {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         self.counter(&mut to, "log_commits", "Transactions committed", Log::commits)?;
         self.counter(&mut to, "consumer_repeats", "Messages that came again and were skipped", Log::repeats)?;
-        self.counter(&mut to, "dlq_made", "Messages made dead letters", Log::dead_letters)?;
+        self.dead_letters(&mut to)?;
         self.gauge(&mut to, "log_position", "Position of the newest row", |watched| Some(*watched.log.head().borrow()))?;
         self.gauge(&mut to, "relay_lag_messages", "Rows that are not known to be published", |watched| {
             watched.log.is_published().then(|| watched.log.unpublished())
@@ -57,6 +58,12 @@ impl Collector for LogCollector {
         self.gauge(&mut to, "consumer_parked_messages", "Messages that wait for a missing one", |watched| {
             (*locked(&watched.survey)).map(|survey| survey.parked)
         })?;
+        self.gauge(&mut to, "rows_unreadable", "Rows that wait for a build which can read them", |watched| {
+            (*locked(&watched.survey)).map(|survey| survey.unreadable)
+        })?;
+        let pulled_in = |log: &Log| log.due().map_or(0, Due::pulled_in);
+        self.counter(&mut to, "clock_instants_pulled_in", "Instants that lay further ahead than they can", pulled_in)?;
+        self.clock(&mut to)?;
         self.gauge(&mut to, "dlq_messages", "Dead letters that nobody has redriven or discarded", |watched| {
             (*locked(&watched.survey)).map(|survey| survey.dead_letters)
         })
@@ -69,6 +76,29 @@ impl LogCollector {
         for Watched { log, .. } in &self.0 {
             let labels = [("service", log.service())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&count(log), None)?;
+        }
+        Ok(())
+    }
+
+    /// All logs of a process go by one clock.
+    fn clock(&self, to: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
+        let Some(stand) = self.0.first().map(|watched| watched.log.env().clock()) else { return Ok(()) };
+        let help = "How far the machine's clock is ahead of the time by which the process goes";
+        to.encode_descriptor("clock_ahead_seconds", help, None, MetricType::Gauge)?.encode_gauge(&(stand.ahead as f64 / 1e6))?;
+        let help = "How often the machine's clock has left the time by which the process goes";
+        let mut leaps = to.encode_descriptor("clock_leaps", help, None, MetricType::Counter)?;
+        leaps.encode_counter::<NoLabelSet, _, f64>(&stand.leaps, None)
+    }
+
+    /// By their causes: one that is forged is for whoever looks after who may write, the others are for whoever looks after a service.
+    fn dead_letters(&self, to: &mut DescriptorEncoder<'_>) -> std::fmt::Result {
+        let mut family = to.encode_descriptor("dlq_made", "Messages made dead letters", None, MetricType::Counter)?;
+        for Watched { log, .. } in &self.0 {
+            for cause in Cause::ALL {
+                let labels = [("service", log.service()), ("cause", cause.as_str())];
+                let made = log.dead_letters_of(cause);
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&made, None)?;
+            }
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ pub(crate) struct Payment {
 pub(crate) struct OrderBody {
     #[schema(value_type = Uuid)]
     pub id: OrderId,
-    /// `pending`, `confirmed` or `cancelled`.
+    /// `pending`, `confirmed` or `cancelled`; `unknown` where it ended in a way that only a newer build knows.
     pub status: &'static str,
     /// Why it was or is being cancelled.
     #[schema(required)]
@@ -91,7 +91,7 @@ pub(crate) struct SagaBody {
 
 impl From<Order> for OrderBody {
     fn from(order: Order) -> Self {
-        let (status, step) = (order.status().as_str(), order.step());
+        let (status, step, state) = (order.status().as_str(), order.step(), order.state().to_owned());
         let items = order.lines.into_iter().map(|line| ItemSold {
             product_id: line.product_id,
             title: line.title,
@@ -104,7 +104,7 @@ impl From<Order> for OrderBody {
             reason: order.reason,
             items: items.collect(),
             total: order.total,
-            saga: SagaBody { state: saga::Word::as_str(order.state).to_owned(), step, stuck: order.stuck },
+            saga: SagaBody { state, step, stuck: order.stuck },
             placed_at: order.placed,
             ended_at: order.ended,
         }
@@ -118,6 +118,7 @@ pub(crate) fn just_placed(place: Place, placed: Timestamp, end: Option<End>) -> 
         Some(end) => (end.state, end.reason.map(str::to_owned), Some(end.at)),
         None => (State::ReservingStock, None, None),
     };
+    let state = Ok(state);
     Order { order_id, customer_id, lines, total, placed, state, reason, stuck: false, ended }.into()
 }
 
@@ -137,6 +138,8 @@ pub(crate) struct SagaListed {
     /// How often the present step was asked.
     pub attempt: i64,
     pub stuck: bool,
+    /// It stands still: the build that runs here can't read it. Start one that can.
+    pub unreadable: bool,
     /// When it acts by itself if nothing comes in.
     #[schema(value_type = Option<String>, required)]
     pub due_at: Option<Timestamp>,

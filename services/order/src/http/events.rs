@@ -12,6 +12,7 @@ use axum::{
 };
 use contract::{Message, OrderId};
 use engine::Instance;
+use eventlog::Error;
 use futures_util::stream;
 use kit::{
     auth::Caller,
@@ -22,6 +23,8 @@ use saga::order::OrderSaga;
 use super::{Shop, dto::Entry, lists::entry, orders::own};
 use crate::follow::Watcher;
 
+/// Rows that are held ready for one client: whoever reads slowly holds no more of them than who reads at once.
+const ROWS_MAX: i64 = 8;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Streams an order's history as it happens. `id` is the entry's version; a client that comes back with `Last-Event-ID` goes on after it.
@@ -51,16 +54,20 @@ pub(crate) async fn events(
     let watcher = shop.watchers.watch(id);
     own(&shop, caller, id).await?;
     let stream = Instance::<OrderSaga>::stream(id.0);
-    let mut rows: VecDeque<Arc<Message>> = shop.log().stream(&stream, 1).await?.into();
-    if rows.back().is_none_or(|newest| newest.version < after) {
-        return Err(unknown());
-    }
     let mut told = Told { shop, watcher, stream, version: 0, state: None, rows: VecDeque::new(), ended: false };
     // What the client has seen is passed over, not left out: the state that it is in goes on from there.
-    while let Some(row) = rows.pop_front_if(|row| row.version <= after) {
-        told.tell(&row);
+    while told.rows.is_empty() {
+        told.rows = told.more().await?;
+        if told.rows.is_empty() {
+            break;
+        }
+        while let Some(row) = told.rows.pop_front_if(|row| row.version <= after) {
+            told.tell(&row);
+        }
     }
-    told.rows = rows;
+    if told.rows.is_empty() && (told.version == 0 || told.version < after) {
+        return Err(unknown());
+    }
     if told.ended && told.rows.is_empty() {
         // It has been told to its end. Browsers come back to a stream that ends, again and again, until they hear this.
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -84,6 +91,11 @@ struct Told {
 }
 
 impl Told {
+    /// The next rows, if there are any yet.
+    async fn more(&self) -> Result<VecDeque<Arc<Message>>, Error> {
+        Ok(self.shop.log().part_of(&self.stream, self.version + 1, ROWS_MAX).await?.into())
+    }
+
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         loop {
             if let Some(row) = self.rows.pop_front() {
@@ -95,8 +107,8 @@ impl Told {
             if self.ended {
                 return None;
             }
-            match self.shop.log().stream(&self.stream, self.version + 1).await {
-                Ok(rows) if !rows.is_empty() => self.rows = rows.into(),
+            match self.more().await {
+                Ok(rows) if !rows.is_empty() => self.rows = rows,
                 Ok(_) => {
                     let stopping = self.shop.stopping.clone();
                     tokio::select! {

@@ -44,7 +44,8 @@ pub(crate) async fn orders(
     let customer = (!caller.role.reads_everything()).then_some(caller.id);
     let mut reader = shop.log().reader().await?;
     let rows = store::list(&mut reader.conn(), customer, status, page.after, page.limit + 1).await?;
-    Ok(Json(List::of(rows, page.limit, |order| order.order_id.0).map(OrderBody::from)))
+    let id = |order: &Result<store::Order, uuid::Uuid>| order.as_ref().map_or_else(|id| *id, |order| order.order_id.0);
+    Ok(Json(List::of(rows, page.limit, id).filter_map(|order| order.ok().map(OrderBody::from))))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -86,6 +87,7 @@ pub(crate) async fn sagas(
         reason: saga.reason,
         attempt: saga.attempt,
         stuck: saga.stuck,
+        unreadable: saga.unreadable,
         due_at: saga.due,
         started_at: saga.started,
         ended_at: saga.ended,

@@ -157,6 +157,11 @@ pub(crate) async fn show(State(shop): State<Arc<Shop>>, caller: Caller, Path(id)
     Ok(Json(own(&shop, caller, id).await?.into()))
 }
 
+/// What an order gets whose saga only another build can read.
+pub(super) fn unreadable() -> Problem {
+    Problem::unavailable("this build can't read the order's saga, so nothing was changed; a newer one can").coded("unreadable")
+}
+
 /// An order that the caller may read.
 pub(super) async fn own(shop: &Shop, caller: Caller, id: OrderId) -> ApiResult<store::Order> {
     let mut reader = shop.log().reader().await?;
@@ -191,6 +196,7 @@ pub(crate) async fn cancel(
     match Idempotency::answer(answer)? {
         Outcome::Repeated(stored) => repeated(&shop, stored.location.as_deref(), None).await,
         Outcome::Done(Done::Unknown) => Err(Problem::not_found()),
+        Outcome::Done(Done::Unreadable) => Err(unreadable()),
         Outcome::Done(Done::Ignored(Why::Ended, SagaState::Cancelled)) => Ok(Json(find(&shop, id).await?).into_response()),
         Outcome::Done(Done::Ignored(Why::TooLate | Why::Ended, _)) => {
             Err(Problem::conflict("too_late_to_cancel", "the payment is being or has been taken; the order will be confirmed"))

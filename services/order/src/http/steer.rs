@@ -19,7 +19,7 @@ use saga::{Word, order::Input};
 use super::{
     Shop,
     dto::{Note, OrderBody},
-    orders::own,
+    orders::{own, unreadable},
 };
 use crate::handler::{Done, Work};
 
@@ -51,6 +51,7 @@ pub(crate) async fn steer(
     let work = Work::Steer { order_id: id, verb, note: Some(reason) };
     match shop.writer.request(Job { work, meta }, None).await? {
         Answer::Done(Done::Unknown) => Err(Problem::not_found()),
+        Answer::Done(Done::Unreadable) => Err(unreadable()),
         Answer::Done(Done::Ignored(why, state)) => {
             let detail = format!("{} has no effect in state {}: {}", verb.as_str(), state.as_str(), why.as_str());
             Err(Problem::conflict("not_in_this_state", detail))

@@ -1,6 +1,7 @@
 //! Reading orders: whose they are, lists in pages, and the history of one.
 
 use contract::OrderId;
+use eventlog::on;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 
@@ -188,4 +189,24 @@ async fn operators_are_led_from_a_step_to_its_trace_and_its_message() {
         }
     }
     assert_eq!(shop.get(&path).empty().await.is(200).body, plain, "the addresses are no customer's business");
+}
+
+#[tokio::test]
+async fn an_order_of_a_newer_build_is_shown_as_far_as_it_is_known_and_hides_no_other() {
+    let shop = Shop::open().await;
+    let (first, second, third) = (shop.place().await, shop.place().await, shop.place().await);
+    let mut connection = shop.log().database().connect().await.unwrap();
+    for (id, sql) in [
+        (first, "UPDATE sagas SET state = 'Teleporting' WHERE id = $1"),
+        (second, "UPDATE orders SET lines = 'x' WHERE order_id = $1"),
+    ] {
+        on!(&mut connection.conn(), |c| sqlx::query::<DB>(sql).bind(id.0).execute(c).await.map(drop)).unwrap();
+    }
+    assert_eq!(shop.get("/v1/orders").empty().await.ids(), [third, first]);
+    let shown = shop.order(first).await;
+    assert_eq!((&shown["status"], &shown["saga"]["state"]), (&json!("pending"), &json!("Teleporting")));
+    shop.post(format!("/v1/orders/{first}/cancel")).empty().await.refused(503, "unreadable");
+    let reason = json!({ "reason": "why" });
+    shop.post(format!("/v1/sagas/{first}/retry")).by(OPERATOR).json(reason).await.refused(503, "unreadable");
+    shop.post(format!("/v1/orders/{third}/cancel")).empty().await.is(202);
 }

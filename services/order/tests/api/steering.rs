@@ -50,7 +50,7 @@ async fn the_list_of_sagas_is_for_operators() {
     assert!(times[0][0].is_string() && times[1].iter().all(|time| time.is_string()) && times[2][1].is_string());
     let saga = |id: OrderId, state: &str, step: Value, reason: Value, times: [&Value; 3]| {
         json!({ "id": id, "saga": "order", "definition": 1, "state": state, "step": step, "reason": reason, "attempt": 1,
-                "stuck": false, "due_at": times[0], "started_at": times[1], "ended_at": times[2] })
+                "stuck": false, "unreadable": false, "due_at": times[0], "started_at": times[1], "ended_at": times[2] })
     };
     let open = saga(open, "CapturingPayment", json!("capture_payment"), Value::Null, [times[0][0], times[1][0], &Value::Null]);
     let ended = saga(ended, "Cancelled", Value::Null, json!("payment_declined"), [&Value::Null, times[1][1], times[2][1]]);

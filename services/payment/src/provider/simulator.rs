@@ -74,7 +74,7 @@ mod tests {
 
     async fn replica(test: &TestDatabase, tasks: &Tasks) -> Simulator {
         let opened = Log::open(test.database.clone(), "payment", MIGRATIONS, Env::system()).await.unwrap();
-        let handler = Arc::new(Handler::new(Queue::new().0, Duration::ZERO));
+        let handler = Arc::new(Handler::new(Queue::new().0, &Config::default()));
         let (writer, task) = Writer::new(opened, handler, WriterLimits::default());
         tasks.spawn("writer", task);
         Simulator::new(writer, &Config { success_rate: 0.5, ..Config::default() })

@@ -244,12 +244,12 @@ impl Orders {
     }
 
     /// A key is kept with the order that was placed under it, or with the verb that took effect under it, at the same instant.
-    /// Old keys are forgotten, so that one may be missing.
+    /// Old keys are forgotten, so that one may be missing; the row without a status says how far, and is none.
     async fn read_keys(&mut self, snapshot: &mut Snapshot, laws: &mut Laws) -> Result<(), sqlx::Error> {
         pages!(
             snapshot,
             (Vec<u8>, Option<String>, i64),
-            "SELECT key, location, time_us FROM idempotency WHERE key > $1 ORDER BY key LIMIT $2",
+            "SELECT key, location, time_us FROM idempotency WHERE key > $1 AND status <> 0 ORDER BY key LIMIT $2",
             Vec::new(),
             |(_, location, time_us)| {
                 let location = location.unwrap_or_default();

@@ -107,9 +107,11 @@ impl Journey {
             }
         }
         let rows: Vec<(String, i64, String, i64)> = on!(&mut snapshot.conn(), |c| {
-            sqlx::query_as::<DB, (String, i64, String, i64)>("SELECT topic, partition, source, last_sequence FROM seen")
-                .fetch_all(c)
-                .await
+            sqlx::query_as::<DB, (String, i64, String, i64)>(
+                "SELECT topic, partition, source, last_sequence FROM seen WHERE last_sequence > 0",
+            )
+            .fetch_all(c)
+            .await
         })?;
         for (topic, partition, source, last) in rows {
             laws.check(Id::NoneParked, true, String::new);

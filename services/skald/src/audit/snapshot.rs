@@ -11,6 +11,8 @@ use super::{Error, value::parsed};
 
 /// Rows of one page.
 pub(super) const PAGE: i64 = 1_024;
+/// What rows of a page may hold: a dead letter is as large as the record that it keeps.
+const PAGE_BYTES: i64 = 16 * 1024 * 1024;
 
 /// A service's database as it was at one instant, while the service may go on.
 pub(super) struct Snapshot {
@@ -92,11 +94,15 @@ impl Snapshot {
             on!(&mut self.conn(), |c| {
                 let found = sqlx::query::<DB>(
                     "SELECT position, id, stream, version, topic, key, kind, data, cause, time_us, actor FROM log \
-                     WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
+                     WHERE position > $1 AND position <= (SELECT MAX(position) FROM \
+                     (SELECT position, SUM(bytes) OVER (ORDER BY position) - bytes AS before FROM \
+                     (SELECT position, octet_length(data) AS bytes FROM log WHERE position > $1 AND position <= $2 \
+                     ORDER BY position LIMIT $3) AS found) AS summed WHERE before < $4) ORDER BY position",
                 )
                 .bind(last)
                 .bind(head)
                 .bind(PAGE)
+                .bind(PAGE_BYTES)
                 .fetch_all(c)
                 .await?;
                 for row in found {
@@ -117,7 +123,7 @@ impl Snapshot {
                     });
                 }
             });
-            if rows < PAGE {
+            if rows == 0 {
                 return Ok(());
             }
         }

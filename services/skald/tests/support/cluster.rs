@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use eventlog::{Database, Env, testing::TestDatabase};
+use eventlog::{Database, Env, on, testing::TestDatabase};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions},
@@ -57,7 +57,12 @@ pub(crate) struct Cluster {
     pub(crate) replicas: Vec<Replica>,
     databases: Vec<(&'static str, TestDatabase)>,
     knobs: Vec<(String, String)>,
+    /// The file with the message key that all of them share.
+    pub(crate) message_key: PathBuf,
 }
+
+/// Known to no process but those of the cluster.
+const MESSAGE_KEY: &str = "test:what a forger in a test does not know\n";
 
 /// A port that nothing listens on now, each time another. Below those that the system gives to whoever connects: one of these may be
 /// taken before the process is there that is to listen on it.
@@ -87,7 +92,9 @@ impl Cluster {
             databases.push((service, TestDatabase::fresh().await));
         }
         let knobs = knobs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut cluster = Self { replicas: Vec::new(), databases, knobs };
+        let message_key = home.join("message-key");
+        std::fs::write(&message_key, MESSAGE_KEY).unwrap();
+        let mut cluster = Self { replicas: Vec::new(), databases, knobs, message_key };
         for service in SERVICES {
             let count = replicas.iter().find(|(name, _)| *name == service).map_or(1, |(_, count)| *count);
             for number in 0..count {
@@ -138,6 +145,7 @@ impl Cluster {
             .args(["serve", service, "--listen", &address.to_string(), "--kafka", &kafka()])
             .env("SKALD_DATABASE", database)
             .env("SKALD_STOP_DELAY_MS", "0")
+            .env("SKALD_MESSAGE_KEY_FILE", &self.message_key)
             .envs(self.knobs.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -201,6 +209,24 @@ impl Cluster {
 
     pub(crate) fn database(&self, service: &str) -> String {
         url(&self.databases.iter().find(|(name, _)| *name == service).unwrap().1.database)
+    }
+
+    /// What a query counts in the database of a service.
+    pub(crate) async fn count(&self, service: &str, sql: &'static str) -> i64 {
+        let database = &self.databases.iter().find(|(name, _)| *name == service).unwrap().1.database;
+        let mut connection = database.connect().await.unwrap();
+        on!(&mut connection.conn(), |c| sqlx::query_scalar::<DB, i64>(sql).fetch_one(c).await).unwrap()
+    }
+
+    /// The most memory that each process has ever taken, in KiB.
+    pub(crate) fn memory_high(&self) -> Vec<(&'static str, u64)> {
+        let running = self.replicas.iter().filter_map(|replica| Some((replica.service, replica.child.as_ref()?.id())));
+        let high = running.map(|(service, process)| {
+            let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+            let high = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+            (service, high.unwrap().parse().unwrap())
+        });
+        high.collect()
     }
 
     /// Asks the settled audit until it holds; whatever runs behind an order's end has its time.

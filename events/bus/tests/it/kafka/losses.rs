@@ -92,9 +92,10 @@ async fn a_log_that_has_lost_commits_publishes_nothing_until_it_goes_on_in_a_new
     let _turn = TURN.lock().await;
     clean().await;
     let (source_db, sink_db) = (TestDatabase::fresh().await, TestDatabase::fresh().await);
-    let sink = Running::start("product", &sink_db.database).await;
+    // With a message key nobody has to be told of the new epoch.
+    let sink = Running::start("product", &sink_db.database).await.signed();
     sink.consume();
-    let source = Running::start("order", &source_db.database).await;
+    let source = Running::start("order", &source_db.database).await.signed();
     source.relay();
     source.append_many(100).await;
     sink.until_effects(100).await;
@@ -102,14 +103,14 @@ async fn a_log_that_has_lost_commits_publishes_nothing_until_it_goes_on_in_a_new
     let directory = tempfile::tempdir().unwrap();
     let backup = copy(&source_db.database, directory.path()).await;
     // More than the first look reaches back.
-    let source = Running::start("order", &source_db.database).await;
+    let source = Running::start("order", &source_db.database).await.signed();
     source.relay();
     source.append_many(1_500).await;
     sink.until_effects(1_600).await;
     source.stop().await;
 
     // From the backup: rows 101 and later are others now.
-    let source = Running::start("order", &backup).await;
+    let source = Running::start("order", &backup).await.signed();
     source.append_many(50).await;
     source.relay();
     until("the relay refuses", async || {
@@ -124,6 +125,7 @@ async fn a_log_that_has_lost_commits_publishes_nothing_until_it_goes_on_in_a_new
     assert_eq!(source.health.problem(), None);
     sink.until_effects(1_650).await;
     until("the new epoch is seen", async || sink.count("SELECT COUNT(*) FROM seen").await == 2 * i64::from(PARTITIONS)).await;
+    assert_eq!(sink.log().dead_letters(), 0);
     source.stop().await;
     sink.stop().await;
 }
