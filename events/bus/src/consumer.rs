@@ -6,7 +6,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use contract::{Fault, Message, dead_letter::Cause};
-use eventlog::{Arrived, Claim, Delivered, Error, Handler, Item, Job, Poison, Todo, Way, Writer, backoff};
+use eventlog::{Arrived, Claim, Delivered, Error, Handler, Item, Job, Poison, Todo, Verdict, Way, Writer, backoff};
 use tokio_util::sync::CancellationToken;
 
 /// A service that handles messages.
@@ -88,6 +88,7 @@ pub async fn consume<H: Consumer, S: Source>(
             }
             Err(error) => {
                 failures += 1;
+                consumer.writer.log().tell_damage(&error);
                 tracing::warn!(consumer = name, %error, attempt = failures, "can't read messages; trying again");
                 if !consumer.pause(failures).await {
                     return;
@@ -149,7 +150,9 @@ impl<H: Consumer> Running<H> {
             let reached = match self.deliver(&one, None).await? {
                 Ok(reached) => reached,
                 // The one to blame: the database will never take its effects.
-                Err(error) => self.set_aside(&one, &error.to_string()).await?,
+                Err(error) if self.has_effects(incoming) => self.set_aside(&one, &error.to_string()).await?,
+                // Nothing was to be done about it, so it is to blame for nothing: only the progress moves, for as long as that takes.
+                Err(error) => self.move_on(&one, error).await?,
             };
             if reached != next {
                 return Some(reached);
@@ -157,6 +160,27 @@ impl<H: Consumer> Running<H> {
             from = next;
         }
         Some(from)
+    }
+
+    /// Whether there is anything to do about a message, so that it may be to blame for what the database says.
+    fn has_effects(&self, incoming: &Incoming) -> bool {
+        let (Arrived::Row(message) | Arrived::Linked(message, _)) = &incoming.message else { return true };
+        incoming.poison.is_some() || !matches!(self.handler.accept(message), Ok(None))
+    }
+
+    /// Passes over a message of no interest.
+    async fn move_on(&self, one: &Batch, mut error: Error) -> Option<i64> {
+        for attempt in 1.. {
+            tracing::error!(consumer = self.name, %error, attempt, offset = one.from, "the progress can't be moved over a message of no interest");
+            if !self.pause(attempt).await {
+                break;
+            }
+            match self.deliver(one, None).await? {
+                Ok(reached) => return Some(reached),
+                Err(again) => error = again,
+            }
+        }
+        None
     }
 
     /// Makes a message a dead letter, for as long as that takes: passing it over would lose it.
@@ -200,12 +224,18 @@ impl<H: Consumer> Running<H> {
                     self.writer.log().asked_again(topic, partition, from);
                     return Some(Ok(from));
                 }
-                Err(error @ Error::Conflict(_)) if conflicts == CONFLICTS_MAX => return Some(Err(error)),
-                Err(error) if error.is_transient() && !Fault::OutageIsPoison.is_planted() => {
-                    conflicts += u32::from(matches!(error, Error::Conflict(_)));
-                    error
-                }
-                Err(error) => return Some(Err(error)),
+                Err(error) => match error.verdict() {
+                    Verdict::Outage if Fault::OutageIsPoison.is_planted() => return Some(Err(error)),
+                    // What it would write is always there already.
+                    Verdict::Outage if error.is_taken() && conflicts == CONFLICTS_MAX => return Some(Err(error)),
+                    Verdict::Outage => {
+                        conflicts += u32::from(error.is_taken());
+                        error
+                    }
+                    Verdict::Poison => return Some(Err(error)),
+                    // The writer has told who ends the process.
+                    Verdict::Stop => return None,
+                },
             };
             attempt += 1;
             tracing::warn!(consumer = self.name, %error, attempt, "can't handle messages now; trying again");

@@ -52,6 +52,7 @@ faults! {
     GapNeverDrained = "gap-never-drained": "messages behind a gap are kept, and not looked for once it has closed",
     BufferGoesOn = "buffer-goes-on": "a reader goes on with its buffer where another has handled less than was taken out of it, and believes what it misses",
     OutageIsPoison = "outage-is-poison": "a message that meets a database that is away becomes a dead letter",
+    PermissionIsPoison = "permission-is-poison": "a message that meets a database that denies access becomes a dead letter",
     RefundForgotten = "refund-forgotten": "the void of a captured payment answers without a refund",
     CallsForgotten = "calls-forgotten": "a call without an answer is not made again",
     LargeIsLeft = "large-is-left": "a message that takes more than a batch may is left where it is, and all that follow it",

@@ -1,6 +1,14 @@
 //! Connections: one that writes, a few that read, for either database.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{
     Connection, PgConnection, Postgres, Sqlite, SqliteConnection,
@@ -9,7 +17,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use crate::{Error, OpenError};
+use crate::{Error, OpenError, bounds};
 
 /// Where a service keeps its data.
 #[derive(Clone, Debug)]
@@ -75,14 +83,21 @@ impl Database {
             .pragma("wal_autocheckpoint", "4000")
     }
 
-    pub(crate) fn postgres(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    /// Options of any session with PostgreSQL.
+    fn postgres(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
         // Every statement goes by keys. A plan made while a table was empty is kept, and must not read all of the table later. Left to
         // itself the server plans most statements anew every time: it knows the values then, and expects fewer rows than without.
-        let plans = [("enable_seqscan", "off"), ("jit", "off"), ("plan_cache_mode", "force_generic_plan")];
-        Ok(url.parse::<PgConnectOptions>()?.statement_cache_capacity(STATEMENTS_CACHED).options(plans))
+        let plans = [("enable_seqscan", "off"), ("jit", "off"), PLANS];
+        let options = url.parse::<PgConnectOptions>()?.statement_cache_capacity(STATEMENTS_CACHED);
+        Ok(options.options(plans).options(bounds::of_any_session()))
     }
 
-    /// The connection that writes.
+    /// Options of a session that somebody waits for.
+    pub(crate) fn postgres_in_time(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+        Ok(Self::postgres(url)?.options(bounds::of_a_short_session()))
+    }
+
+    /// A connection that may take its time: to migrate, to list, to check.
     ///
     /// # Errors
     /// The database's own.
@@ -92,23 +107,71 @@ impl Database {
                 let options = Self::sqlite(path).create_if_missing(true);
                 Ok(Owned::Sqlite(Box::new(SqliteConnection::connect_with(&options).await?)))
             }
-            Self::Postgres(url) => Ok(Owned::Postgres(Box::new(PgConnection::connect_with(&Self::postgres(url)?).await?))),
+            Self::Postgres(url) => connect(Self::postgres(url)?).await,
         }
     }
 
-    /// Connections that only read.
+    /// A connection that writes: what it has locked, it never keeps for long (`bounds.rs`).
+    ///
+    /// # Errors
+    /// The database's own; also when it is a standby, which another name may lead past.
+    pub async fn connect_to_write(&self) -> Result<Owned, sqlx::Error> {
+        let Self::Postgres(url) = self else { return self.connect().await };
+        let mut connection = connect(Self::postgres_in_time(url)?).await?;
+        if let Owned::Postgres(connection) = &mut connection {
+            in_time(bounds::CONNECT, must_be_primary(connection)).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Connections that only read, and may take their time.
     ///
     /// # Errors
     /// The database's own.
     pub fn readers(&self) -> Result<Readers, OpenError> {
+        self.readers_with(Self::postgres, false)
+    }
+
+    /// The same for a service, where somebody waits for each answer.
+    pub(crate) fn readers_in_time(&self) -> Result<Readers, OpenError> {
+        self.readers_with(Self::postgres_in_time, true)
+    }
+
+    fn readers_with(
+        &self,
+        postgres: fn(&str) -> Result<PgConnectOptions, sqlx::Error>,
+        of_primary: bool,
+    ) -> Result<Readers, OpenError> {
         let failed = |source| OpenError::Connect { database: self.to_string(), source };
         Ok(match self {
             Self::Sqlite(path) => {
                 Readers::Sqlite(options().connect_lazy_with(Self::sqlite(path).read_only(true).pragma("query_only", "on")))
             }
-            Self::Postgres(url) => Readers::Postgres(options().connect_lazy_with(Self::postgres(url).map_err(failed)?)),
+            Self::Postgres(url) => Readers::Postgres(Renewed::new(postgres(url).map_err(failed)?, of_primary)),
         })
     }
+}
+
+/// The setting by which is told at the start whether settings arrive at all.
+pub(crate) const PLANS: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
+
+async fn connect(options: PgConnectOptions) -> Result<Owned, sqlx::Error> {
+    Ok(Owned::Postgres(Box::new(in_time(bounds::CONNECT, PgConnection::connect_with(&options)).await?)))
+}
+
+/// What a PostgreSQL answers within a time: one that has vanished never says so. In real time, as the wait is for another machine.
+pub(crate) async fn in_time<T, E: From<sqlx::Error>>(time: Duration, answer: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let late = |_| Err(sqlx::Error::from(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time")).into());
+    tokio::time::timeout(time, answer).await.unwrap_or_else(late)
+}
+
+/// A standby takes no writes, and what is read there may be of yesterday. After a failover the same name may lead elsewhere.
+async fn must_be_primary(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let is_standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await?;
+    if is_standby {
+        return Err(std::io::Error::other("the server is a standby, which takes no writes").into());
+    }
+    Ok(())
 }
 
 fn options<DB: sqlx::Database>() -> PoolOptions<DB> {
@@ -164,7 +227,54 @@ impl Owned {
 #[derive(Clone)]
 pub enum Readers {
     Sqlite(sqlx::Pool<Sqlite>),
-    Postgres(sqlx::Pool<Postgres>),
+    Postgres(Renewed),
+}
+
+/// A pool that is made anew where its connections are no good any more: their plans are for other tables, they wait for a server that
+/// has vanished, or they lead to one that is not the primary any more.
+#[derive(Clone)]
+pub struct Renewed {
+    options: Arc<PgConnectOptions>,
+    /// A standby is no good. An audit may read one.
+    of_primary: bool,
+    /// With the number of stale plans that were known when it was made.
+    pool: Arc<Mutex<(u64, sqlx::Pool<Postgres>)>>,
+}
+
+/// Stale plans that this process has met. Who meets one may not have the connection at hand, nor know the others with the same plan.
+static STALE_PLANS: AtomicU64 = AtomicU64::new(0);
+
+/// Notes that a plan does not fit its table any more. Readers from before go, and with them their plans.
+pub(crate) fn plans_are_stale() {
+    STALE_PLANS.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Renewed {
+    fn new(options: PgConnectOptions, of_primary: bool) -> Self {
+        let pool = (STALE_PLANS.load(Ordering::Relaxed), Self::pool_of(&options, of_primary));
+        Self { options: Arc::new(options), of_primary, pool: Arc::new(Mutex::new(pool)) }
+    }
+
+    fn pool_of(options: &PgConnectOptions, of_primary: bool) -> sqlx::Pool<Postgres> {
+        let pool = self::options().after_connect(move |connection, _| {
+            Box::pin(async move { if of_primary { must_be_primary(connection).await } else { Ok(()) } })
+        });
+        pool.connect_lazy_with(options.clone())
+    }
+
+    fn pool(&self) -> sqlx::Pool<Postgres> {
+        let stale = STALE_PLANS.load(Ordering::Relaxed);
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.0 != stale {
+            *pool = (stale, Self::pool_of(&self.options, self.of_primary));
+        }
+        pool.1.clone()
+    }
+
+    fn renew(&self) {
+        let stale = STALE_PLANS.load(Ordering::Relaxed);
+        *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = (stale, Self::pool_of(&self.options, self.of_primary));
+    }
 }
 
 /// A connection out of [`Readers`].
@@ -179,14 +289,30 @@ impl Readers {
     pub async fn acquire(&self) -> Result<Reader, Error> {
         match self {
             Self::Sqlite(pool) => Ok(Reader::Sqlite(pool.acquire().await?)),
-            Self::Postgres(pool) => Ok(Reader::Postgres(pool.acquire().await?)),
+            Self::Postgres(pool) => match pool.pool().acquire().await {
+                Ok(connection) => Ok(Reader::Postgres(connection)),
+                Err(error) => {
+                    // Reads are short: whoever has had all connections for so long waits for a server that has vanished.
+                    if matches!(error, sqlx::Error::PoolTimedOut) {
+                        pool.renew();
+                    }
+                    Err(error.into())
+                }
+            },
+        }
+    }
+
+    /// Takes other connections from now on: the writer had to connect again, so the server may be another.
+    pub(crate) fn renew(&self) {
+        if let Self::Postgres(pool) = self {
+            pool.renew();
         }
     }
 
     pub async fn close(&self) {
         match self {
             Self::Sqlite(pool) => pool.close().await,
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres(pool) => pool.pool().close().await,
         }
     }
 }

@@ -10,11 +10,11 @@ use contract::{Fault, Message, Timestamp, dead_letter::Cause};
 use tokio::sync::mpsc;
 
 use crate::{
-    Answer, Claim, Database, Delivered, Error, Handled, Handler, IdempotencyKey, Item, Job, KEYS_KEPT, Log, Poison, Stored, Todo,
-    Unit,
+    Answer, Claim, Conn, Database, Delivered, Error, Handled, Handler, IdempotencyKey, Item, Job, KEYS_KEPT, Log, Poison, Stored,
+    Todo, Unit, Verdict,
     append::append,
     arrivals::{Arrivals, claim},
-    backoff,
+    backoff, bounds,
     db::Owned,
     dead_letter::{self, Letter},
     for_update,
@@ -27,7 +27,7 @@ use crate::{
 
 /// How often a batch of one is decided anew after it lost to a concurrent change.
 const CONFLICTS_MAX: u32 = 5;
-/// How long the outcome of a commit without an answer is looked for.
+/// How often the outcome of a commit without an answer is looked for, at most.
 const SETTLE_TRIES: u32 = 8;
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_CAP: Duration = Duration::from_secs(2);
@@ -63,12 +63,16 @@ impl<H: Handler> Task<H> {
     }
 
     /// What has gathered, up to the batch's bounds. The entry that would pass one is held for the next batch, where it is the first, and
-    /// taken however large it is. `was_shared` is
-    /// whether the last batch was of more than one job.
+    /// taken however large it is. `was_shared` is whether the last batch was of more than one job. An empty batch is only to find out
+    /// whether commits come through again.
     async fn gather(&mut self, held: &mut Option<Entry<H>>, was_shared: &mut bool) -> Option<Vec<Entry<H>>> {
         let first = match held.take() {
             Some(entry) => entry,
-            None => self.entries.recv().await?,
+            None => tokio::select! {
+                biased;
+                entry = self.entries.recv() => entry?,
+                () = self.log.writing().asked() => return Some(Vec::new()),
+            },
         };
         if *was_shared && matches!(self.log.database(), Database::Postgres(_)) && self.entries.len() < GATHERED_ENOUGH {
             // In real time: nothing is decided by it, and a clock that a test has stopped must not stop commits.
@@ -92,13 +96,7 @@ impl<H: Handler> Task<H> {
     async fn commit(&mut self, batch: Vec<Entry<H>>) {
         match self.settled(&batch).await {
             Ok(outcomes) => self.reply(batch, outcomes),
-            Err(
-                error @ (Error::Conflict(_)
-                | Error::Refused(_)
-                | Error::Corrupt(_)
-                | Error::TooLarge { .. }
-                | Error::Missing { .. }),
-            ) if batch.len() > 1 => {
+            Err(error) if batch.len() > 1 && (error.verdict() == Verdict::Poison || matches!(error, Error::Conflict(_))) => {
                 tracing::debug!(service = self.log.service(), %error, entries = batch.len(), "batch rolled back; trying each by itself");
                 for entry in batch {
                     self.commit_alone(entry).await;
@@ -151,31 +149,47 @@ impl<H: Handler> Task<H> {
         }
     }
 
-    /// One attempt, with its outcome known: a commit without an answer is looked up, never decided anew.
+    /// One attempt, with its outcome known, and told to who asks how the writer does. Plans that no longer fit their tables are made anew.
     async fn settled(&mut self, batch: &[Entry<H>]) -> Result<Vec<Outcome<H::Done>>, Error> {
+        self.log.writing().begins(self.log.env().now());
+        let mut settled = self.attempt(batch).await;
+        if settled.as_ref().is_err_and(Error::is_stale_plan) {
+            settled = self.attempt(batch).await;
+        }
+        self.log.writing().ended(settled.as_ref().err());
+        if let Err(error) = &settled {
+            self.log.tell_damage(error);
+        }
+        settled
+    }
+
+    /// One attempt, with its outcome known: a commit without an answer is looked up, never decided anew.
+    async fn attempt(&mut self, batch: &[Entry<H>]) -> Result<Vec<Outcome<H::Done>>, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let connection = self.log.database().connect().await?;
-                self.log.forget_rows();
+                let connection = self.log.database().connect_to_write().await?;
+                self.log.forget();
                 connection
             }
         };
-        connection.begin().await?;
-        let prepared = match self.prepare(&mut connection, batch).await {
+        let preparing = async {
+            connection.begin().await?;
+            self.prepare(&mut connection, batch).await
+        };
+        let prepared = match self.log.in_time(preparing).await {
             Ok(prepared) => prepared,
             Err(error) => {
                 // A connection that can't even roll back is thrown away; the server rolls back for it.
-                if connection.end("ROLLBACK").await.is_ok() {
+                if error.spares_connection() && self.log.in_time(async { Ok(connection.end("ROLLBACK").await?) }).await.is_ok() {
                     self.connection = Some(connection);
                 }
                 return Err(error);
             }
         };
-        match self.end(&mut connection).await {
+        match self.log.in_time(async { Ok(self.end(&mut connection).await?) }).await {
             Ok(()) => self.connection = Some(connection),
             Err(error) => {
-                let error = Error::from(error);
                 // PostgreSQL says of a deferred check or a serialization failure that it did not commit. Of everything else, also its
                 // own shutdown, it may say so when the commit is durable already.
                 let refused = matches!(error, Error::Conflict(_) | Error::Refused(_)) && matches!(connection, Owned::Postgres(_));
@@ -210,8 +224,9 @@ impl<H: Handler> Task<H> {
 
     /// Whether `row` is in the log, asked under the head's lock on a new connection: whoever committed is done then.
     async fn is_committed(&self, row: &Message) -> Result<bool, Error> {
-        for attempt in 1..=SETTLE_TRIES {
-            match self.look_up(row.position).await {
+        let until = self.log.env().now().plus(bounds::SETTLE);
+        for attempt in (1..=SETTLE_TRIES).take_while(|_| self.log.env().now() < until) {
+            match self.log.in_time(self.look_up(row.position)).await {
                 Ok(found) => return Ok(found == Some(row.id.0)),
                 Err(error) => {
                     tracing::warn!(service = self.log.service(), %error, attempt, "can't look up a commit's outcome yet")
@@ -223,8 +238,8 @@ impl<H: Handler> Task<H> {
         Err(Error::OutcomeUnknown)
     }
 
-    async fn look_up(&self, position: i64) -> Result<Option<uuid::Uuid>, sqlx::Error> {
-        let mut connection = self.log.database().connect().await?;
+    async fn look_up(&self, position: i64) -> Result<Option<uuid::Uuid>, Error> {
+        let mut connection = self.log.database().connect_to_write().await?;
         connection.begin().await?;
         // PostgreSQL needs the row's lock; SQLite's transaction is one, and a full disk must not stop the look.
         let lock = for_update(&connection.conn());
@@ -235,7 +250,7 @@ impl<H: Handler> Task<H> {
             sqlx::query_scalar::<DB, uuid::Uuid>("SELECT id FROM log WHERE position = $1").bind(position).fetch_optional(c).await
         });
         connection.end("ROLLBACK").await?;
-        found
+        Ok(found?)
     }
 
     /// Everything of a transaction but its end.
@@ -365,6 +380,9 @@ impl<H: Handler> Task<H> {
         let spans = std::mem::take(&mut unit.spans);
         let story = is_heard.then(|| Story::new(unit.now(), &unit.rows, told, Story::requests(batch), spans));
         let rows = append(&mut unit).await?;
+        if batch.is_empty() {
+            touch(&mut unit).await?;
+        }
         let once_committed = std::mem::take(&mut unit.once_committed);
         Ok(Prepared { outcomes, rows, arrivals, story, once_committed })
     }
@@ -377,6 +395,19 @@ struct Prepared<'b, D> {
     arrivals: Arrivals,
     story: Option<Story<'b>>,
     once_committed: Vec<Told>,
+}
+
+/// Writes something that means nothing, so that the commit needs the head's lock and room on the disk.
+async fn touch(unit: &mut Unit<'_>) -> Result<(), Error> {
+    // SQLite leaves a page alone that stays as it is.
+    let version = i32::from(unit.env().random() as u16);
+    match unit.conn() {
+        Conn::Postgres(c) => sqlx::query("UPDATE head SET position = position").execute(&mut **c).await.map(drop)?,
+        Conn::Sqlite(c) => {
+            sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA user_version = {version}"))).execute(&mut **c).await.map(drop)?
+        }
+    }
+    Ok(())
 }
 
 /// Deletes old idempotency keys, a bounded number at a time. How far that has come stands among them, and moves hardly faster than time

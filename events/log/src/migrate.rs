@@ -68,6 +68,11 @@ async fn apply(
     })
 }
 
+/// The tables that a migration makes, by name. One that a later migration has dropped is not there to ask for rights on.
+pub(crate) fn tables(sql: &'static str) -> impl Iterator<Item = &'static str> {
+    sql.lines().filter_map(|line| line.strip_prefix("CREATE TABLE ")?.split([' ', '(']).next())
+}
+
 #[cfg(all(test, feature = "testing"))]
 mod tests {
     use super::*;

@@ -59,7 +59,7 @@ impl Desk {
     /// # Errors
     /// The database is away, or not one of ours.
     pub async fn open(database: &Database) -> Result<Self, Error> {
-        let mut connection = database.connect().await?;
+        let mut connection = database.connect_to_write().await?;
         let service =
             on!(&mut connection.conn(), |c| sqlx::query_scalar::<DB, String>("SELECT service FROM head").fetch_one(c).await)?;
         Ok(Self { connection, service })

@@ -16,10 +16,11 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
-    Claim, Conn, Database, Due, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, agree, chain,
-    db::{Owned, Reader},
-    migrate, on,
+    Claim, Conn, Database, Due, Env, Error, IdempotencyKey, Migration, OpenError, Readers, Stored, agree, bounds, chain,
+    db::{self, Owned, Reader},
+    migrate, on, start,
     tail::Tail,
+    trouble::Writing,
     wake::Peers,
 };
 
@@ -50,6 +51,7 @@ struct Inner {
     counts: Counts,
     /// The service's table of rows that are due, if it has one.
     due: OnceLock<Arc<Due>>,
+    writing: Writing,
 }
 
 /// What this process has done to a log, since it started.
@@ -99,17 +101,23 @@ impl Log {
             std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
         }
         let failed = |source| OpenError::Connect { database: database.to_string(), source };
-        let mut connection = database.connect().await.map_err(failed)?;
-        durable(&database, &mut connection).await?;
+        let mut connection = database.connect().await.map_err(|source| start::told(&database, source))?;
+        start::server(&database, &mut connection).await?;
         agree::first(&mut connection, &env).await.map_err(failed)?;
         migrate::run(&database, &mut connection, migrations).await?;
+        start::rights(&database, &mut connection, migrations).await?;
+        if let Database::Postgres(_) = &database {
+            // A migration may take its time, whoever writes from now on may not.
+            connection.close().await.map_err(failed)?;
+            connection = database.connect_to_write().await.map_err(failed)?;
+        }
         let unreadable = |source| OpenError::Read { database: database.to_string(), source };
         let Head { position, service: found, id, secret } =
             first_head(&mut connection, service, &env).await.map_err(unreadable)?;
         if found != service {
             return Err(OpenError::OtherService { database: database.to_string(), found, wanted: service.to_owned() });
         }
-        let readers = database.readers()?;
+        let readers = database.readers_in_time()?;
         // One is opened now: the first request should not wait for it, nor be the one to learn that it can't be had.
         drop(readers.acquire().await.map_err(unreadable)?);
         let (head, own) = (watch::Sender::new(position), watch::Sender::new(position));
@@ -132,6 +140,7 @@ impl Log {
             backlog_max,
             counts,
             due: OnceLock::new(),
+            writing: Writing::default(),
         };
         let log = Self { inner: Arc::new(inner) };
         log.count_parked().await.map_err(|source| OpenError::Read { database: log.inner.database.to_string(), source })?;
@@ -451,9 +460,23 @@ impl Log {
         }
     }
 
-    /// Forgets the rows in memory: a database that had to be connected to again may have lost some of them.
-    pub(crate) fn forget_rows(&self) {
+    /// Takes nothing of the old connections along to a new one: a database that had to be connected to again may have lost rows that
+    /// are in memory, and may be another server than the one that readers are connected to.
+    pub(crate) fn forget(&self) {
         self.tail().clear();
+        self.inner.readers.renew();
+    }
+
+    /// What the database answers in time. SQLite is in the process, and has its own time for who waits for its lock.
+    pub(crate) async fn in_time<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match self.inner.database {
+            Database::Sqlite(_) => answer.await,
+            Database::Postgres(_) => db::in_time(bounds::TRANSACTION, answer).await,
+        }
+    }
+
+    pub(crate) fn writing(&self) -> &Writing {
+        &self.inner.writing
     }
 
     pub(crate) fn tail(&self) -> std::sync::MutexGuard<'_, Tail> {
@@ -516,19 +539,4 @@ async fn first_head(connection: &mut Owned, service: &str, env: &Env) -> Result<
     let (position, service, id, secret) = row;
     let secret = secret.try_into().map_err(|_| Error::Corrupt("the log's secret is 32 bytes".into()))?;
     Ok(Head { position, service, id, secret })
-}
-
-/// PostgreSQL must sync what it acknowledges; SQLite is told to, when the connection opens.
-async fn durable(database: &Database, connection: &mut Owned) -> Result<(), OpenError> {
-    let Owned::Postgres(connection) = connection else { return Ok(()) };
-    for (setting, sql) in [("fsync", "SHOW fsync"), ("synchronous_commit", "SHOW synchronous_commit")] {
-        let value: String = sqlx::query_scalar(sql)
-            .fetch_one(&mut **connection)
-            .await
-            .map_err(|source| OpenError::Connect { database: database.to_string(), source })?;
-        if ["off", "local"].contains(&value.as_str()) {
-            return Err(OpenError::NotDurable { database: database.to_string(), setting, value });
-        }
-    }
-    Ok(())
 }

@@ -3,8 +3,6 @@
 //! A redrive is local: the dead letter is taken by compare-and-set and handled in one transaction, like the message it once was. It
 //! never goes through a topic again, where it would come behind everything that came since.
 
-use std::time::Duration;
-
 use contract::{Cause, DeadLetter, Encoded, Meta, Timestamp, record};
 
 use crate::{
@@ -35,9 +33,6 @@ pub enum Redriven {
     /// It is never handled: no service has written it, or it is not at the place that it claims.
     Never(String),
 }
-
-/// Statements wait so long for a lock that somebody else has.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the records of one page may take, but for the last of them.
 const LISTED_BYTES: i64 = 8 * 1024 * 1024;
@@ -240,11 +235,8 @@ pub async fn discard(log: &Log, listed: &Listed, actor: &str, reason: &str) -> R
 }
 
 async fn begin(database: &Database) -> Result<Owned, Error> {
-    let mut connection = database.connect().await?;
+    let mut connection = database.connect_to_write().await?;
     connection.begin().await?;
-    if let Conn::Postgres(c) = connection.conn() {
-        sqlx::query("SELECT set_config('lock_timeout', $1, true)").bind(LOCK_TIMEOUT.as_millis().to_string()).execute(c).await?;
-    }
     Ok(connection)
 }
 

@@ -62,12 +62,12 @@ impl Candidate {
 
     async fn conn(&mut self) -> Result<Conn<'_>, Error> {
         if self.connection.is_none() {
-            let mut connection = self.log.database().connect().await?;
+            let mut connection = self.log.database().connect_to_write().await?;
             // A lost checkpoint only publishes again, so it is not worth waiting for the disk.
             if let Conn::Postgres(c) = connection.conn() {
                 sqlx::query("SET synchronous_commit = off").execute(c).await?;
             }
-            self.log.forget_rows();
+            self.log.forget();
             self.connection = Some(connection);
         }
         Ok(self.connection.as_mut().expect("connected above").conn())
@@ -81,11 +81,26 @@ impl Candidate {
         Ok(result?)
     }
 
+    /// What the database came to in time. After an error, and where there is no answer, the connection is forgotten.
+    fn in_the_end<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result {
+            self.connection = None;
+            self.log.tell_damage(error);
+        }
+        result
+    }
+
     /// Becomes the leader if there is none; tells from where to publish. Also tells the log how far somebody else has come.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn lead(&mut self, lease: Duration) -> Result<Option<Checkpoint>, Error> {
+        let log = self.log.clone();
+        let led = log.in_time(self.try_to_lead(lease)).await;
+        self.in_the_end(led)
+    }
+
+    async fn try_to_lead(&mut self, lease: Duration) -> Result<Option<Checkpoint>, Error> {
         let (id, env) = (self.id, self.log.env().clone());
         let mut conn = self.conn().await?;
         let now = time(&mut conn, &env).await;
@@ -121,6 +136,12 @@ impl Candidate {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn save(&mut self, checkpoint: &Checkpoint, lease: Duration) -> Result<Saved, Error> {
+        let log = self.log.clone();
+        let saved = log.in_time(self.try_to_save(checkpoint, lease)).await;
+        self.in_the_end(saved)
+    }
+
+    async fn try_to_save(&mut self, checkpoint: &Checkpoint, lease: Duration) -> Result<Saved, Error> {
         let (mut fence, env) = (self.fence, self.log.env().clone());
         let chain = serde_json::to_string(&checkpoint.chain).expect("a chain has string keys only");
         let mut conn = self.conn().await?;
@@ -158,6 +179,12 @@ impl Candidate {
     /// # Errors
     /// [`Error::Unavailable`]; the lease ends by itself then.
     pub async fn resign(&mut self) -> Result<(), Error> {
+        let log = self.log.clone();
+        let resigned = log.in_time(self.try_to_resign()).await;
+        self.in_the_end(resigned)
+    }
+
+    async fn try_to_resign(&mut self) -> Result<(), Error> {
         let fence = self.fence;
         let mut conn = self.conn().await?;
         let resigned = on!(&mut conn, |c| sqlx::query::<DB>("UPDATE relay SET owner = NULL WHERE fence = $1")

@@ -89,6 +89,10 @@ impl Log {
     /// The rows at two positions and between them, at most `limit`, from the database. The first three come whatever they take; what
     /// follows, until all that came take as much as one reader may be given.
     async fn read(&self, first: i64, last: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
+        self.in_time(self.rows(first, last, limit)).await
+    }
+
+    async fn rows(&self, first: i64, last: i64, limit: usize) -> Result<Vec<Arc<Message>>, Error> {
         let mut reader = self.reader().await?;
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         // Looked up by lengths alone: what is too much is never read.

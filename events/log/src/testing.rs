@@ -36,6 +36,60 @@ impl TestDatabase {
     }
 }
 
+/// A PostgreSQL database of a role that is no superuser, as in production; and whoever may take things from it.
+pub struct Guest {
+    /// As the role reaches it.
+    pub database: Database,
+    pub role: String,
+    pub name: String,
+    /// The superuser's URL of the server, without a database.
+    server: String,
+}
+
+impl Guest {
+    /// None where there is no PostgreSQL.
+    ///
+    /// # Panics
+    /// When it can't be made: a test has nothing to go on with.
+    pub async fn fresh() -> Option<Self> {
+        let url = std::env::var("SKALD_TEST_POSTGRES").ok()?;
+        let Database::Postgres(made) = postgres(&url).await else { unreachable!("made just now") };
+        let (server, name) = made.rsplit_once('/').expect("a URL ends with the database's name");
+        let (_, place) = server.rsplit_once('@').expect("a URL with a login");
+        let role = name.replace("test_", "guest_");
+        let database = Database::Postgres(format!("postgres://{role}:first@{place}/{name}"));
+        let guest = Self { database, name: name.to_owned(), server: server.to_owned(), role };
+        guest.beside("CREATE ROLE {role} LOGIN PASSWORD 'first'; ALTER DATABASE {name} OWNER TO {role}").await;
+        Some(guest)
+    }
+
+    /// Runs statements as a superuser in this database; `{role}` and `{name}` stand for what it is called.
+    ///
+    /// # Panics
+    /// When they fail.
+    pub async fn within(&self, sql: &str) {
+        self.run(&self.name, sql).await;
+    }
+
+    /// The same in another database of the server: this one is not to be in use, or its role not to be asked.
+    ///
+    /// # Panics
+    /// When they fail.
+    pub async fn beside(&self, sql: &str) {
+        self.run("postgres", sql).await;
+    }
+
+    async fn run(&self, database: &str, sql: &str) {
+        let url = format!("{}/{database}", self.server);
+        let mut connection = PgConnection::connect(&url).await.expect("a superuser may connect");
+        let sql = sql.replace("{role}", &self.role).replace("{name}", &self.name);
+        // Each by itself: some must not be in a transaction.
+        for statement in sql.split("; ") {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.expect("a superuser may do it");
+        }
+    }
+}
+
 async fn postgres(url: &str) -> Database {
     let name = format!("test_{}", crate::Env::system().id().simple());
     let mut connection = PgConnection::connect(url).await.expect("SKALD_TEST_POSTGRES is the URL of a running server");

@@ -82,7 +82,7 @@ impl Log {
     }
 
     async fn tell(&self, url: &str, replica: Uuid) -> Result<(), Error> {
-        let mut connection = PgConnection::connect_with(&Database::postgres(url)?).await?;
+        let mut connection = PgConnection::connect_with(&Database::postgres_in_time(url)?).await?;
         // A hint is not worth a wait for the disk.
         sqlx::query("SET synchronous_commit = off").execute(&mut connection).await?;
         let (mut committed, mut peers) = (self.own_commits(), self.peers().subscribe());
@@ -101,7 +101,7 @@ impl Log {
     }
 
     async fn hear(&self, url: &str, replica: Uuid) -> Result<(), Error> {
-        let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_lazy_with(Database::postgres(url)?);
+        let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_lazy_with(Database::postgres_in_time(url)?);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.listen(CHANNEL).await?;
         // What was committed before the first hint could come.

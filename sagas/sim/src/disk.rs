@@ -1,8 +1,10 @@
-//! What becomes of a commit: kept, torn, kept without an answer, refused, or the end of the process before or after it.
+//! What becomes of a commit: kept, torn, kept without an answer, refused, denied, or the end of the process before or after it.
 //!
 //! Never here: when; the world arms one fate at a time. From here the flow goes back to the log's writer, or nowhere.
 
 use std::{
+    borrow::Cow,
+    fmt,
     future::pending,
     io,
     sync::{
@@ -13,6 +15,7 @@ use std::{
 };
 
 use eventlog::Commit;
+use sqlx::error::{DatabaseError, ErrorKind};
 
 use crate::clock::Clock;
 
@@ -27,7 +30,47 @@ pub(crate) enum Fate {
     AnswerLost,
     /// The disk is full.
     Refused,
+    /// The database denies access, as one does whose rights are being changed.
+    Denied,
     Slow(Duration),
+}
+
+/// What PostgreSQL says to a role without the right: SQLite has no roles, and it is the code that counts.
+#[derive(Debug)]
+struct Denied;
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl std::error::Error for Denied {}
+
+impl DatabaseError for Denied {
+    fn message(&self) -> &str {
+        "permission denied for table log"
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed("42501"))
+    }
+
+    fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+        self
+    }
+
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
 }
 
 /// The disk under one process.
@@ -66,8 +109,8 @@ impl eventlog::Disk for Disk {
     fn commit<'a>(&'a self, commit: Commit<'a>) -> Commit<'a> {
         let fate = {
             let mut next = self.next();
-            // A full disk stays full for as long as the operation lasts.
-            if *next == Some(Fate::Refused) { *next } else { next.take() }
+            // A full disk stays full for as long as the operation lasts, and rights stay taken away.
+            if matches!(*next, Some(Fate::Refused | Fate::Denied)) { *next } else { next.take() }
         };
         Box::pin(async move {
             match fate {
@@ -90,6 +133,7 @@ impl eventlog::Disk for Disk {
                     Err(sqlx::Error::Io(io::ErrorKind::ConnectionReset.into()))
                 }
                 Some(Fate::Refused) => Err(sqlx::Error::Io(io::ErrorKind::StorageFull.into())),
+                Some(Fate::Denied) => Err(sqlx::Error::Database(Box::new(Denied))),
             }
         })
     }

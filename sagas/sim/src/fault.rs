@@ -26,11 +26,12 @@ impl World {
         if !self.chance.permille(25) {
             return None;
         }
-        Some(match self.chance.below(10) {
+        Some(match self.chance.below(11) {
             0..=2 => Fate::CrashBefore,
             3..=5 => Fate::CrashAfter,
             6 => Fate::AnswerLost,
             7..=8 => Fate::Refused,
+            9 => Fate::Denied,
             _ => Fate::Slow(self.chance.wait(Duration::from_millis(100), Duration::from_secs(8))),
         })
     }

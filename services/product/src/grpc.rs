@@ -6,7 +6,7 @@
 use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
 
 use contract::product::StockLine;
-use eventlog::{Error, Log};
+use eventlog::{Error, Log, Verdict};
 use kit::grpc::{
     Call, LINES_MAX,
     stock::{
@@ -128,11 +128,14 @@ pub async fn check(log: &Log, lines: &[StockLine]) -> Result<Vec<check_stock_res
 }
 
 fn status(error: &Error) -> Status {
-    if error.is_transient() {
-        tracing::warn!(%error, "a stock check met a database that is away");
-        Status::unavailable("the database is away or busy")
-    } else {
-        tracing::error!(%error, "a stock check failed");
-        Status::internal("something went wrong here")
+    match error.verdict() {
+        Verdict::Outage | Verdict::Stop => {
+            tracing::warn!(%error, "a stock check met a database that is away");
+            Status::unavailable("the database is away or busy")
+        }
+        Verdict::Poison => {
+            tracing::error!(%error, "a stock check failed");
+            Status::internal("something went wrong here")
+        }
     }
 }

@@ -110,7 +110,7 @@ pub(crate) fn door(
 ) -> Router {
     let (env, metrics) = (process.env.clone(), process.metrics.clone());
     metrics.watch_logs(logs.to_vec());
-    health.extend(logs.iter().map(answers));
+    health.extend(logs.iter().flat_map(|log| [answers(log), commits(log)]));
     health.extend(logs.iter().filter(|log| log.due().is_some()).map(is_readable));
     health.push(is_on_time(&env));
     kit::http::app(AppConfig { title: "Skald", services, verifier, metrics, health, env })
@@ -152,6 +152,15 @@ fn is_on_time(env: &Env) -> Check {
         async move { if stand.is_apart() { Err(stand.to_string()) } else { Ok(()) } }
     });
     check.that_can_wait()
+}
+
+/// What a service decides becomes durable: not while somebody else has the head's lock, the disk is full or the database refuses.
+fn commits(log: &Log) -> Check {
+    let (name, log) = (format!("{} writer", log.service()), log.clone());
+    Check::new(name, move || {
+        let trouble = log.trouble();
+        async move { trouble.map_or(Ok(()), Err) }
+    })
 }
 
 /// Deletes idempotency keys that are past their time, a few at a time.

@@ -100,9 +100,9 @@ async fn open(name: Name, database: &Database, env: &Env) -> Result<Opened, Open
 fn is_passing(error: &OpenError) -> bool {
     let is_outage = |error: &sqlx::Error| match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
-        // connection, resources, intervention (it is starting up), system
+        // connection, read-only (a standby that is about to be promoted), resources, intervention (it is starting up), system
         sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)))
+            error.code().is_some_and(|code| ["08", "25", "53", "57", "58"].iter().any(|class| code.starts_with(class)))
         }
         _ => false,
     };
@@ -111,7 +111,8 @@ fn is_passing(error: &OpenError) -> bool {
         OpenError::Migrate { source: MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _), .. } => {
             is_outage(source)
         }
-        OpenError::Read { source, .. } => source.is_transient(),
+        // A login, a permission or a table that is not there is told at once: whoever starts a service is there to mend it.
+        OpenError::Read { source: eventlog::Error::Unavailable(source), .. } => is_outage(source),
         _ => false,
     }
 }
@@ -122,6 +123,13 @@ fn is_passing(error: &OpenError) -> bool {
 /// What it should look like.
 pub(crate) fn parse(url: &str) -> Result<Database, String> {
     let is_postgres = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    let (server, parameters) = url.split_once('?').unwrap_or((url, ""));
+    let hosts = server.rsplit_once('@').map_or(server, |(_, hosts)| hosts);
+    if is_postgres && (hosts.contains(',') || parameters.contains("target_session_attrs")) {
+        return Err(
+            "the driver follows one host: give a name or an address that moves to whichever server is the primary".to_owned()
+        );
+    }
     match url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path)) {
         Some(path) if !path.is_empty() => Ok(Database::Sqlite(path.into())),
         None if is_postgres => Ok(Database::Postgres(url.to_owned())),
@@ -192,7 +200,8 @@ mod tests {
         for url in ["postgres://u:p@h:1/d", "postgresql://h/d"] {
             assert!(matches!(parse(url), Ok(Database::Postgres(found)) if found == url), "{url}");
         }
-        for bad in ["", "sqlite:", "sqlite://", "mysql://h/d", "/tmp/b.db", "Postgres"] {
+        let many = ["postgres://u:p@h,i:1/d", "postgres://u:p@h/d?target_session_attrs=read-write"];
+        for bad in ["", "sqlite:", "sqlite://", "mysql://h/d", "/tmp/b.db", "Postgres"].into_iter().chain(many) {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -446,7 +446,12 @@ async fn handle<H: Consumer>(log: &Log, handler: &H, listed: &Listed, dry_run: b
             Ok(Some(work)) => {
                 Ok(Job { work, meta: Meta { actor: Some(actor()), ..message.redriven(&listed.letter.consumer, listed.replays) } })
             }
-            Ok(None) => Err(Poison::new(Cause::Refused, "it is of no interest to this service")),
+            // Whatever set it aside was not its doing: there is nothing to handle, so that it is solved.
+            Ok(None) => {
+                let reason = "it is of no interest to this service, so nothing was to be done";
+                let is_solved = dry_run || eventlog::discard(log, listed, &actor(), reason).await?;
+                return Ok(if is_solved { Redriven::Handled(Vec::new()) } else { Redriven::Taken });
+            }
             Err(poison) => Err(poison),
         },
     };

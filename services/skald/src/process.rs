@@ -4,8 +4,10 @@
 
 use std::{
     fs::{File, TryLockError},
+    future::poll_fn,
     net::SocketAddr,
     path::{Path, PathBuf},
+    task::Poll,
     time::Duration,
 };
 
@@ -65,6 +67,10 @@ pub(crate) enum Error {
     User(#[from] user::Error),
     #[error("the task {0:?} panicked; its message is in the log above. Start again: nothing that was answered is lost")]
     Panicked(&'static str),
+    #[error(
+        "the {service} service has stopped: {damage}; restore it from a backup, or promote a standby. Nothing was acknowledged since"
+    )]
+    Damaged { service: &'static str, damage: String },
     #[error("can't wait for a signal")]
     Signal(#[source] std::io::Error),
     #[error("told to stop before it had started")]
@@ -111,10 +117,19 @@ impl Process {
         self.told_to_stop.run_until_cancelled(start).await.unwrap_or(Err(Error::Stopped))
     }
 
-    /// Waits for Ctrl-C, SIGTERM, or a task that panicked.
-    pub(crate) async fn until_told_to_stop(&self) -> Result<(), Error> {
+    /// Waits for Ctrl-C, SIGTERM, a task that panicked, or a database that is damaged.
+    pub(crate) async fn until_told_to_stop(&self, logs: &[Log]) -> Result<(), Error> {
+        let mut damaged: Vec<_> = logs.iter().map(|log| Box::pin(async move { (log.service(), log.damaged().await) })).collect();
+        let any_damaged = poll_fn(|context| {
+            let found = damaged.iter_mut().find_map(|damaged| match damaged.as_mut().poll(context) {
+                Poll::Ready(found) => Some(found),
+                Poll::Pending => None,
+            });
+            found.map_or(Poll::Pending, Poll::Ready)
+        });
         tokio::select! {
             () = self.told_to_stop.cancelled() => Ok(()),
+            (service, damage) = any_damaged => Err(Error::Damaged { service, damage }),
             () = self.tasks.stopping().cancelled_owned() => match self.tasks.panicked() {
                 Some(task) => Err(Error::Panicked(task)),
                 None => Ok(()),

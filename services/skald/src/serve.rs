@@ -149,8 +149,7 @@ pub(crate) async fn run(service: Service) -> ExitCode {
         (Ok(database), Ok(kafka), Ok(keys)) => (database, kafka, keys),
         (Err(why), ..) | (_, Err(why), _) | (.., Err(why)) => return cli::usage(&why),
     };
-    tell_whom_it_believes(&keys);
-    let kafka = Kafka::new(kafka).with_keys(keys);
+    let kafka = Kafka::new(kafka).with_keys(keys.clone());
     let delay = Duration::from_millis(shared.stop_delay_ms);
     let running = match start(service, Start { shared, database, kafka }).await {
         Ok(running) => running,
@@ -161,8 +160,9 @@ pub(crate) async fn run(service: Service) -> ExitCode {
         }
         Err(error) => return cli::environment(&error),
     };
+    tell_whom_it_believes(&keys);
     crate::out::text(format_args!("{}", running.told));
-    let told = running.process.until_told_to_stop().await;
+    let told = running.process.until_told_to_stop(std::slice::from_ref(&running.log)).await;
     let code = match &told {
         Ok(()) => {
             running.process.env.sleep(delay).await;

@@ -150,9 +150,9 @@ impl Running {
         told + &assemble::knobs("notification", &services.notification)
     }
 
-    /// Waits for Ctrl-C, SIGTERM, or a task that panicked.
+    /// Waits for Ctrl-C, SIGTERM, a task that panicked, or a database that is damaged.
     pub(crate) async fn until_told_to_stop(&self) -> Result<(), Error> {
-        self.process.until_told_to_stop().await
+        self.process.until_told_to_stop(&self.logs).await
     }
 
     /// Lets what is under way end, and closes the databases; tells whether all ended in time.

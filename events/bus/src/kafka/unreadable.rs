@@ -61,7 +61,7 @@ pub(super) fn in_place_of(first: i64, until: i64, code: RDKafkaErrorCode) -> Inc
     let last = until - 1;
     let error = format!("Kafka holds nothing that can be read at the offsets {first} to {last}: {code}");
     let record = Record { key: None, headers: Vec::new(), value: None };
-    Incoming { offset: first, message: Arrived::Raw(record), poison: Some(Poison::new(Cause::Undecodable, error)) }
+    Incoming { offset: first, message: Arrived::Raw(record.into()), poison: Some(Poison::new(Cause::Undecodable, error)) }
 }
 
 /// A client that asks for one offset of one partition at a time.

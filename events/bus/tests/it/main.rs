@@ -3,6 +3,7 @@
 mod heard;
 mod held;
 mod kafka;
+mod outages;
 mod partition;
 
 use std::{
@@ -15,7 +16,8 @@ use std::{
 
 use contract::{Cause, Encoded, Message, Meta};
 use eventlog::{
-    Candidate, Env, Error, Handler, Job, Log, New, Poison, Stored, Unit, Writer, WriterLimits, on, testing::TestDatabase,
+    Candidate, Database, Env, Error, Handler, Job, Log, New, Poison, Stored, Unit, Writer, WriterLimits, on,
+    testing::TestDatabase,
 };
 use skald_bus::{
     Consumer, Embedded, consume,
@@ -105,7 +107,11 @@ impl Running {
     }
 
     async fn start_with(name: &'static str, database: &TestDatabase, env: Env) -> Self {
-        let opened = Log::open(database.database.clone(), name, &[], env).await.unwrap();
+        Self::start_at(name, database.database.clone(), env).await
+    }
+
+    async fn start_at(name: &'static str, database: Database, env: Env) -> Self {
+        let opened = Log::open(database, name, &[], env).await.unwrap();
         let service = Arc::new(Service::default());
         let (writer, task) = Writer::new(opened, service.clone(), WriterLimits::default());
         Self { service, writer, task: spawn(task) }

@@ -59,7 +59,11 @@ struct Reading {
 
 impl Reading {
     fn begin(topic: &Topic, number: i32, log: &Log, stored: i64) -> Self {
-        let (buffer, lost, at) = (Buffer::new(stored, &Room::new(Memory::default())), CancellationToken::new(), (topic.name.to_owned(), i64::from(number)));
+        let (buffer, lost, at) = (
+            Buffer::new(stored, &Room::new(Memory::default())),
+            CancellationToken::new(),
+            (topic.name.to_owned(), i64::from(number)),
+        );
         let partition = Partition::new("sink", at.clone(), buffer.clone(), log.clone(), lost.clone(), Places::default(), true);
         Self { partition, at, buffer, lost }
     }

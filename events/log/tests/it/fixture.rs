@@ -119,7 +119,7 @@ pub(crate) async fn open(database: &TestDatabase) -> Result<Opened, OpenError> {
     open_at(database.database.clone(), Env::system()).await
 }
 
-async fn open_at(database: Database, env: Env) -> Result<Opened, OpenError> {
+pub(crate) async fn open_at(database: Database, env: Env) -> Result<Opened, OpenError> {
     Log::open(database, "test", &[MIGRATION], env).await
 }
 

@@ -9,4 +9,5 @@ mod many;
 mod memory;
 mod observe;
 mod open;
+mod verdicts;
 mod wake;

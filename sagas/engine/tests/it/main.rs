@@ -270,7 +270,11 @@ async fn sagas_of_a_newer_build_stand_in_nobody_s_way_until_one_comes_that_can_r
     host.clock.advance(Duration::from_millis(1));
     let good = host.placed(NEWER + 1).await;
     host.stop().await;
-    change(&database, "UPDATE sagas SET definition = 2, state = 'Teleporting' WHERE id <> (SELECT MAX(id) FROM sagas)").await;
+    change(
+        &database,
+        "UPDATE sagas SET definition = 2, state = 'Teleporting' WHERE id <> (SELECT id FROM sagas ORDER BY due_us DESC LIMIT 1)",
+    )
+    .await;
 
     let host = Running::start(&database, &clock).await;
     host.clock.advance(DEADLINE * 2);

@@ -207,8 +207,8 @@ impl From<eventlog::Error> for Problem {
         use eventlog::Error;
         let unavailable = |code, detail: &str| Self::unavailable(detail).coded(code);
         match &error {
-            Error::Unavailable(source) | Error::Conflict(source) => {
-                tracing::warn!(%error, %source, "a request met a database that is away");
+            Error::Unavailable(_) | Error::Conflict(_) => {
+                tracing::warn!(%error, "a request met a database that is away");
                 Self::unavailable("the database is away or busy; nothing was changed")
             }
             Error::Overloaded => unavailable("overloaded", "too many requests are waiting; nothing was changed"),
@@ -217,11 +217,12 @@ impl From<eventlog::Error> for Problem {
                 unavailable("outcome_unknown", "whether it was done is not known; repeat it with the same Idempotency-Key")
             }
             Error::Closed => unavailable("shutting_down", "the service is shutting down; nothing was changed"),
-            Error::Refused(source) => {
-                tracing::error!(%error, %source, "a request failed");
-                Self::internal()
+            // The process ends; whoever serves next has a database that is whole.
+            Error::Damaged(_) => {
+                tracing::error!(%error, "a request met a database that is damaged");
+                Self::unavailable("the database is away; nothing was changed")
             }
-            Error::Corrupt(_) | Error::TooLarge { .. } | Error::Missing { .. } => {
+            Error::Refused(_) | Error::Corrupt(_) | Error::TooLarge { .. } | Error::Missing { .. } => {
                 tracing::error!(%error, "a request failed");
                 Self::internal()
             }

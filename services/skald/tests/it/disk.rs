@@ -1,6 +1,6 @@
 //! A disk that fills up while orders stream in: refused in words, nothing damaged, and on from there once there is room.
 
-use crate::support::{System, home, order};
+use crate::support::{System, eventually, home, order};
 
 #[tokio::test]
 async fn a_full_disk_refuses_orders_and_damages_nothing() {
@@ -23,6 +23,11 @@ async fn a_full_disk_refuses_orders_and_damages_nothing() {
     };
     assert_eq!(refused.told(), (503, "unavailable", ""), "{refused:?}");
     assert!(!accepted.is_empty());
+    eventually("it says that it can't take orders", async || {
+        let ready = customer.get("/readyz").await;
+        if ready.status == 503 && ready.body["status"] == "failing" { Ok(()) } else { Err(format!("{ready:?}")) }
+    })
+    .await;
     system.kill();
 
     let system = System::start(home.path(), &[]);

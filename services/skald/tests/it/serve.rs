@@ -57,6 +57,8 @@ fn flags_that_cannot_be_followed_are_usage_errors_which_name_them() {
         (&[&user[..], &place, &["--kafka-security", "ssl"]].concat(), &["--kafka-security ssl", "--features tls"]),
         (&[&user[..], &place, &["--kafka-security", "sasl_plaintext"]].concat(), &["sasl_plaintext", "--features tls"]),
         (&[&user[..], &place, &["--kafka-user", "skald"]].concat(), &["--kafka-password-file"]),
+        (&[&user[..], &place, &["--accept-unsigned"]].concat(), &["--accept-unsigned", "--message-key-file"]),
+        (&[&user[..], &place, &["--message-key-file", "/nowhere"]].concat(), &["--message-key-file", "/nowhere"]),
         (&[&["serve", "user", "--kafka", "nowhere"], &place[..]].concat(), &["nowhere", "HOST:PORT"]),
         (&[&["serve", "user"], &place[..]].concat(), &["--kafka"]),
         (&[&["serve", "product", "--kafka", NO_KAFKA], &place[..]].concat(), &["--jwks"]),

@@ -59,7 +59,12 @@ impl Member {
                 break;
             }
         }
-        // If not, it was broken on its way, perhaps.
+        if !found {
+            tracing::warn!(
+                consumer = self.consumer,
+                "something came from Kafka that can't be read, and can be when it is asked for again"
+            );
+        }
         *asked_in_vain = (!found).then_some(now);
         Ok(())
     }

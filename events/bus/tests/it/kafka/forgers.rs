@@ -138,8 +138,11 @@ async fn without_a_message_key_a_new_epoch_is_believed_once_a_person_says_so() {
     source.append_many(100).await;
     sink.until_effects(100).await;
     source.until_published().await;
+    source.stop().await;
     let mut desk = Desk::open(&source_db.database).await.unwrap();
-    let epoch = desk.new_epoch(101, source.log().env().now()).await.unwrap().epoch;
+    let epoch = desk.new_epoch(101, Env::system().now()).await.unwrap().epoch;
+    let source = Running::start("order", &source_db.database).await;
+    source.relay();
     source.append_many(50).await;
     until("it is set aside", async || sink.log().dead_letters_of(Cause::Forged) == 50).await;
     assert_eq!(sink.effects().await, 100);
