@@ -97,12 +97,13 @@ impl DeadLetter {
         serde_json::from_str(data).map_err(|source| DecodeError::Malformed { kind: Self::KIND.to_owned(), source })
     }
 
-    /// The headers that a dead letter has besides those of every message, for Kafka's tools: the same that its data says.
+    /// The headers that a dead letter has besides those of every message, for Kafka's tools: the same that its data says, with the
+    /// consumer by the name that its group has there.
     pub(crate) fn headers(self, mut add: impl FnMut(&str, String)) {
         add("dlq_original_topic", self.topic);
         add("dlq_original_partition", self.partition.to_string());
         add("dlq_original_offset", self.offset.to_string());
-        add("dlq_consumer_group", self.consumer);
+        add("dlq_consumer_group", format!("skald-{}", self.consumer));
         add("dlq_error_type", self.cause.as_str().to_owned());
         add("dlq_error_message", self.error);
         add("dlq_attempts", self.attempts.to_string());

@@ -1,10 +1,33 @@
 //! Money as integer minor units and an ISO 4217 code. Never a float.
+//!
+//! How many decimals a currency has is known here, and only for showing: amounts are counted in minor units everywhere.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// An ISO 4217 currency code: three upper-case ASCII letters.
+/// The currencies of ISO 4217 by their decimals: list one of SIX, <https://www.six-group.com/en/products-services/financial-information/data-standards.html>,
+/// published 2026-01-01, without those that have no minor unit (metals, bonds, drawing rights, the codes for tests and for none).
+/// What is withdrawn stays: prices and orders go on having it.
+#[rustfmt::skip]
+const CURRENCIES: [(u32, &str); 4] = [
+    (0, "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"),
+    (2, "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BOV BRL BSD BTN BWP BYN BZD CAD CDF CHE CHF CHW CNY COP COU \
+         CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES \
+         KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MXV MYR MZN NAD NGN NIO NOK NPR \
+         NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP \
+         TRY TTD TWD TZS UAH USD USN UYU UZS VED VES WST XAD XCD XCG YER ZAR ZMW ZWG"),
+    (3, "BHD IQD JOD KWD LYD OMR TND"),
+    (4, "CLF UYW"),
+];
+
+/// The codes of all currencies that there are.
+pub fn currencies() -> impl Iterator<Item = &'static str> {
+    CURRENCIES.iter().flat_map(|(_, codes)| codes.split_whitespace())
+}
+
+/// What stands for a currency: three upper-case ASCII letters. What is stored and sent may have any; a door takes those that
+/// [exist](Self::exists).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
@@ -16,6 +39,21 @@ impl Currency {
 
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a currency is three ASCII letters by construction")
+    }
+
+    /// Whether ISO 4217 has it, with a minor unit.
+    pub fn exists(&self) -> bool {
+        self.known_decimals().is_some()
+    }
+
+    /// How many decimals an amount is shown with; two where nobody knows the currency.
+    fn decimals(&self) -> u32 {
+        self.known_decimals().unwrap_or(2)
+    }
+
+    fn known_decimals(&self) -> Option<u32> {
+        let has = |codes: &str| codes.split_whitespace().any(|code| code == self.as_str());
+        CURRENCIES.iter().find(|(_, codes)| has(codes)).map(|(decimals, _)| *decimals)
     }
 }
 
@@ -92,7 +130,12 @@ impl Money {
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (sign, minor) = (if self.amount_minor < 0 { "-" } else { "" }, self.amount_minor.unsigned_abs());
-        write!(f, "{sign}{}.{:02} {}", minor / 100, minor % 100, self.currency)
+        let (decimals, currency) = (self.currency.decimals(), self.currency);
+        if decimals == 0 {
+            return write!(f, "{sign}{minor} {currency}");
+        }
+        let (unit, width) = (10_u64.pow(decimals), decimals as usize);
+        write!(f, "{sign}{}.{:0width$} {currency}", minor / unit, minor % unit)
     }
 }
 
@@ -105,6 +148,27 @@ mod tests {
         assert_eq!("EUR".parse(), Ok(Currency::EUR));
         for bad in ["", "eur", "EU", "EURO", "E1R", "€UR"] {
             assert!(bad.parse::<Currency>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_amount_is_shown_with_the_decimals_of_its_currency() {
+        let shown = |amount, currency: &str| Money::new(amount, currency.parse().unwrap()).to_string();
+        assert_eq!(shown(1250, "JPY"), "1250 JPY");
+        assert_eq!(shown(1250, "KWD"), "1.250 KWD");
+        assert_eq!(shown(-5, "KWD"), "-0.005 KWD");
+        assert_eq!(shown(1250, "EUR"), "12.50 EUR");
+        assert_eq!(shown(1250, "CLF"), "0.1250 CLF");
+        assert_eq!(shown(i64::MIN, "JPY"), "-9223372036854775808 JPY");
+        assert_eq!(shown(1250, "ZZZ"), "12.50 ZZZ", "as nobody knows better");
+    }
+
+    #[test]
+    fn a_currency_exists_if_iso_4217_has_it_with_a_minor_unit() {
+        assert_eq!(currencies().count(), 165);
+        assert!(currencies().all(|code| code.parse::<Currency>().unwrap().exists()));
+        for none in ["ZZZ", "XXX", "XTS", "XAU", "ABC"] {
+            assert!(!none.parse::<Currency>().unwrap().exists(), "{none}");
         }
     }
 

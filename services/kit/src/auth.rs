@@ -16,8 +16,8 @@ use contract::CustomerId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use remote::{JwksUrl, read_jwks};
-pub use token::{PublicKey, Signer, Verifier, jwks};
+pub use remote::{JwksUrl, read_jwks, read_roles};
+pub use token::{PublicKey, Roles, Signer, Verifier, jwks, jwks_with};
 
 use crate::http::Problem;
 

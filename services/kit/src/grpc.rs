@@ -14,6 +14,9 @@ use crate::propagation::{self, Arrival};
 #[rustfmt::skip]
 pub mod stock;
 
+/// The most lines of one call.
+pub const LINES_MAX: usize = 1_000;
+
 /// The one method that there is.
 const METHOD: &str = "skald.stock.v1.Stock/CheckStock";
 

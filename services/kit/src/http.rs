@@ -3,6 +3,7 @@
 //! Never here: a route of any service. A service hands over its [`Routes`]; [`app`] puts them behind one door, [`serve`] opens it.
 
 mod app;
+mod arriving;
 mod docs;
 mod extract;
 mod layer;
@@ -12,10 +13,11 @@ mod probe;
 mod problem;
 mod room;
 mod serve;
+mod strict;
 
 pub use app::{App, AppConfig, Routes, app};
 pub use extract::{BODY_BYTES_MAX, Body, Json, Path, Peer, Query, Traced};
-pub use money::MoneySchema;
+pub use money::{MoneySchema, currency_schema};
 pub use page::{List, Page, PageQuery};
 pub use probe::Check;
 pub use problem::{ApiResult, FieldError, Problem};

@@ -15,6 +15,7 @@ pub mod propagation;
 pub mod secret;
 pub mod tasks;
 pub mod telemetry;
+pub mod text;
 
 pub use idempotency::Idempotency;
 pub use metrics::Metrics;

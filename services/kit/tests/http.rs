@@ -17,7 +17,10 @@ use axum::{
 };
 use common::{house, house_with, send};
 use eventlog::testing::TestClock;
-use skald_kit::http::{Check, Stopping};
+use skald_kit::{
+    auth::Role,
+    http::{Check, Stopping},
+};
 use tokio_util::sync::CancellationToken;
 
 const LINE: &str = r#"{"product_id":"00000000-0000-0000-0000-000000000001","quantity":1}"#;
@@ -74,6 +77,74 @@ async fn what_parses_but_is_wrong_is_422_and_names_the_field() {
     }
     let escaped_backslash = house.post(r#"{"lines":[],"note":"\\u0000"}"#).await;
     assert_eq!(escaped_backslash.status, StatusCode::OK, "that is a backslash and five characters");
+}
+
+#[tokio::test]
+async fn an_array_is_no_object_and_a_whole_number_is_one_however_it_is_written() {
+    let house = house();
+    let id = "00000000-0000-0000-0000-000000000001";
+    for (body, field) in [
+        (r#"[[],"a note"]"#.to_owned(), ""),
+        ("[]".to_owned(), ""),
+        (format!(r#"{{"lines":[["{id}",1]]}}"#), "lines[0]"),
+        (format!(r#"{{"lines":[{LINE},["{id}",1]]}}"#), "lines[1]"),
+    ] {
+        let answer = house.post(body.clone()).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "invalid"), "{body}");
+        assert_eq!(answer.json()["errors"][0]["field"], field, "{body}: {}", answer.body);
+        assert!(answer.body.contains("expected an object"), "{}", answer.body);
+    }
+    for (quantity, status) in [("2.0", 200), ("2e0", 200), ("2.5", 422), ("1e300", 422)] {
+        let answer = house.post(format!(r#"{{"lines":[{{"product_id":"{id}","quantity":{quantity}}}]}}"#)).await;
+        assert_eq!(answer.status.as_u16(), status, "{quantity}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_and_a_compressed_body_are_named_as_such() {
+    let house = house();
+    let marked = house.post("\u{feff}{\"lines\":[]}").await;
+    assert_eq!((marked.status, marked.problem().as_str()), (StatusCode::BAD_REQUEST, "malformed"));
+    assert!(marked.body.contains("byte order mark"), "{}", marked.body);
+    let encoded = |coding: &str| {
+        let request = Request::post("/v1/things").header("content-type", "application/json").header("content-encoding", coding);
+        house.send(request.body(Body::from(r#"{"lines":[]}"#)).unwrap())
+    };
+    for coding in ["gzip", "br, identity", "x"] {
+        let answer = encoded(coding).await;
+        assert_eq!((answer.status, answer.problem().as_str()), (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"));
+        assert!(answer.body.contains("Content-Encoding") && answer.headers["accept-encoding"] == "identity", "{}", answer.body);
+    }
+    assert_eq!(encoded("Identity").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_the_sender_s_fault() {
+    let house = house();
+    let begun = futures_util::stream::iter([Ok::<_, std::io::Error>("{\"lines\":")]);
+    let slow = Body::from_stream(futures_util::StreamExt::chain(begun, futures_util::stream::pending()));
+    let (answer, ()) = tokio::join!(house.post(slow), async {
+        tokio::task::yield_now().await;
+        house.clock.advance(Duration::from_secs(31));
+    });
+    assert_eq!((answer.status, answer.problem().as_str()), (StatusCode::REQUEST_TIMEOUT, "body_timeout"));
+    assert_eq!(answer.header("connection"), "close");
+}
+
+#[tokio::test]
+async fn no_answer_is_guessed_at_and_none_about_somebody_is_kept() {
+    let house = house();
+    let of_somebody = house.get_as("/v1/me", &house.token(Role::Customer)).await;
+    let changed = house.post(r#"{"lines":[]}"#).await;
+    let (wrong, public, page) = (house.get("/v1/nothing").await, house.get("/v1/things").await, house.get("/docs").await);
+    for (answer, kept) in [(of_somebody, "no-store"), (changed, "no-store"), (wrong, "no-store"), (public, ""), (page, "")] {
+        assert_eq!(
+            (answer.header("x-content-type-options"), answer.header("cache-control")),
+            ("nosniff", kept),
+            "{}",
+            answer.body
+        );
+    }
 }
 
 #[tokio::test]

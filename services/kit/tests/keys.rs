@@ -22,7 +22,7 @@ use eventlog::{Env, testing::TestClock};
 use futures_util::future::join_all;
 use skald_kit::{
     Metrics, Tasks,
-    auth::{Role, Signer, Verifier, jwks},
+    auth::{Role, Roles, Signer, Verifier, jwks, jwks_with},
     http::{AppConfig, app},
 };
 use tokio::net::TcpListener;
@@ -154,6 +154,24 @@ fn key(house: &House, kid: &str, seed: u8) -> Signer {
 }
 
 #[tokio::test]
+async fn a_role_that_was_taken_away_is_not_believed_and_the_new_one_is() {
+    let house = House::new(Mood::Silent).await;
+    let k1 = key(&house, "k1", 7);
+    house.is(Mood::keys(&[&k1]));
+    let (id, of_old) = (CustomerId(Uuid::from_u128(1)), house.token(&k1));
+    house.until_status(&of_old, 200).await;
+    let with = |role| Mood::Says(StatusCode::OK, jwks_with(&[k1.public()], &Roles::from([(id, role)])).to_string());
+    house.is(with(Role::Operator));
+    house.until_status(&of_old, 401).await;
+    let of_new = k1.sign(id, Role::Operator, LONG * 100);
+    assert_eq!(house.get("/v1/me", &of_new).await.status, 200);
+    house.is(with(Role::Customer));
+    house.until_status(&of_new, 401).await;
+    assert_eq!(house.get("/v1/me", &of_old).await.status, 200, "that is what they are again");
+    house.end().await;
+}
+
+#[tokio::test]
 async fn until_the_first_keys_have_come_a_token_is_answered_503_and_the_process_is_not_ready() {
     let mut house = House::before(Mood::Silent).await;
     let k1 = key(&house, "k1", 7);
@@ -164,7 +182,7 @@ async fn until_the_first_keys_have_come_a_token_is_answered_503_and_the_process_
     assert!(!answer.header("retry-after").is_empty());
     assert_eq!(house.get("/v1/me", "nonsense").await.status, StatusCode::UNAUTHORIZED);
     house.open();
-    for nonsense in ["not JSON".to_owned(), jwks(&[]).to_string(), " ".repeat(70_000) + &jwks(&[k1.public()]).to_string()] {
+    for nonsense in ["not JSON".to_owned(), jwks(&[]).to_string(), " ".repeat(1_100_000) + &jwks(&[k1.public()]).to_string()] {
         house.is(Mood::Says(StatusCode::OK, nonsense));
         house.fetched().await;
         assert_eq!(house.get("/v1/me", &token).await.status, 503);

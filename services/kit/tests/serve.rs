@@ -105,10 +105,31 @@ async fn a_request_knows_the_address_that_it_came_from() {
 }
 
 #[tokio::test]
+async fn a_request_names_one_host() {
+    let (tasks, first) = open().await;
+    for (version, hosts, status) in [
+        ("1.1", "", 400),
+        ("1.1", "host: x\r\nhost: y\r\n", 400),
+        ("1.1", "host: x\r\n", 200),
+        ("1.0", "", 200),
+        ("1.0", "host: x\r\nhost: x\r\n", 400),
+    ] {
+        let mut connection = TcpStream::connect(first.peer_addr().unwrap()).await.unwrap();
+        let request = format!("GET /peer HTTP/{version}\r\n{hosts}connection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(SOON, connection.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(&format!("HTTP/{version} {status} ")), "{hosts:?}: {answer}");
+        assert_eq!(answer.contains("\"malformed\""), status == 400, "{answer}");
+    }
+    assert!(tasks.stop(SOON).await);
+}
+
+#[tokio::test]
 async fn stopping_ends_event_streams_and_idle_connections() {
     let (tasks, mut connection) = open().await;
     let answer = ask(&mut connection, "/events", "data: 1").await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("x-accel-buffering: no"), "{answer}");
     assert!(tasks.stop(SOON).await);
     let mut rest = String::new();
     tokio::time::timeout(SOON, connection.read_to_string(&mut rest)).await.unwrap().unwrap();

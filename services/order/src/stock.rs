@@ -32,12 +32,12 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use crate::domain::{Offer, Quote, Wanted};
+use crate::domain::{self, Offer, Quote, Wanted};
 
 /// Checks waiting for a call; one more is refused.
 const WAITING_MAX: usize = 4_096;
-/// Lines in one call.
-const LINES_MAX: usize = 1_000;
+/// Lines in a call to which another check is added: with those of one more order it is not above what product takes.
+const LINES_MAX: usize = kit::grpc::LINES_MAX - domain::LINES_MAX;
 /// Calls at a time: one slow call must not hold up the others.
 const CALLS_MAX: usize = 4;
 /// After so many failures in a row the product service counts as away …
@@ -206,7 +206,7 @@ where
 fn gather(first: Check, checks: &mut mpsc::Receiver<Check>) -> Vec<Check> {
     let mut lines = first.wanted.len();
     let mut batch = vec![first];
-    while lines < LINES_MAX
+    while lines <= LINES_MAX
         && let Ok(check) = checks.try_recv()
     {
         lines += check.wanted.len();

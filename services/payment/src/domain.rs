@@ -125,6 +125,8 @@ pub enum Refusal {
     NeverAuthorized,
     /// A second authorization of the same order, over another amount.
     OtherAmount,
+    /// Nobody pays less than nothing: it could neither be captured nor given back.
+    Negative,
 }
 
 impl Refusal {
@@ -132,8 +134,14 @@ impl Refusal {
         match self {
             Self::NeverAuthorized => "the payment was never authorized",
             Self::OtherAmount => "the payment was asked for with another amount before",
+            Self::Negative => "the payment was asked for with an amount below zero",
         }
     }
+}
+
+/// Nothing is asked of the provider for nothing: most refuse an amount of zero, and there is nothing to hold, to take or to give back.
+fn is_free(amount: Money) -> bool {
+    amount.amount_minor == 0
 }
 
 const FIRST: Repeated = Repeated(false);
@@ -171,6 +179,9 @@ impl Payment {
     }
 
     fn authorize(&self, amount: Money) -> Result<Vec<Event>, Refusal> {
+        if amount.amount_minor < 0 {
+            return Err(Refusal::Negative);
+        }
         if self.amount.is_some_and(|asked| asked != amount) {
             return Err(Refusal::OtherAmount);
         }
@@ -178,6 +189,7 @@ impl Payment {
             return Ok(Vec::new());
         }
         Ok(match self.status {
+            Status::Nothing if is_free(amount) => vec![self.authorized(amount, FIRST)],
             Status::Nothing | Status::Pending => vec![self.intend(Operation::Authorize, amount)],
             Status::Authorized | Status::Captured | Status::CaptureRefused => vec![self.authorized(amount, AGAIN)],
             Status::Declined | Status::Voided => {
@@ -197,6 +209,7 @@ impl Payment {
             return Ok(vec![self.refused(code.unwrap_or(VOIDED), Repeated(code.is_some()))]);
         }
         match (self.status, self.amount) {
+            (Status::Authorized, Some(amount)) if is_free(amount) => Ok(vec![self.captured(amount, FIRST)]),
             (Status::Authorized, Some(amount)) => Ok(vec![self.intend(Operation::Capture, amount)]),
             (Status::Captured, Some(amount)) => Ok(vec![self.captured(amount, AGAIN)]),
             (Status::CaptureRefused, _) => Ok(vec![self.refused(self.refused_code.as_deref().unwrap_or_default(), AGAIN)]),
@@ -210,6 +223,9 @@ impl Payment {
             return if self.void_requested { Vec::new() } else { vec![VoidRequested { order_id: self.order_id }.into()] };
         }
         match (self.status, self.amount) {
+            (Status::Authorized | Status::CaptureRefused | Status::Captured, Some(amount)) if is_free(amount) => {
+                vec![self.voided(FIRST, None)]
+            }
             (Status::Authorized | Status::CaptureRefused, Some(amount)) => vec![self.intend(Operation::Void, amount)],
             (Status::Captured, Some(amount)) if !Fault::RefundForgotten.is_planted() => {
                 vec![self.intend(Operation::Refund, amount)]
@@ -246,7 +262,11 @@ impl Payment {
                 }
             }
             Event::VoidRequested(_) => self.void_requested = true,
-            Event::PaymentAuthorized(reply) if reply.repeated.is_first() => self.close(Status::Authorized),
+            Event::PaymentAuthorized(reply) if reply.repeated.is_first() => {
+                // Of nothing it was authorized without a call.
+                self.amount.get_or_insert(reply.amount);
+                self.close(Status::Authorized);
+            }
             Event::PaymentDeclined(reply) if reply.repeated.is_first() => {
                 self.declined_code = Some(reply.code.clone());
                 // Else a tombstone refused a late command, and still stands.

@@ -248,6 +248,26 @@ fn nothing_is_authorized_or_captured_after_the_void() {
 }
 
 #[test]
+fn of_nothing_all_is_done_without_a_call() {
+    let free = Money::new(0, AMOUNT.currency);
+    let (order_id, repeated) = (order(), Repeated(false));
+    let authorized = || given([Input::Authorize(free)]);
+    given([]).when(Input::Authorize(free)).then([PaymentAuthorized { order_id, amount: free, repeated }.into()]);
+    assert_eq!((authorized().status, authorized().amount, authorized().open), (Status::Authorized, Some(free), None));
+    authorized().when(Input::Capture).then([PaymentCaptured { order_id, amount: free, repeated }.into()]);
+    authorized().when(Input::Void).then([was_voided(None, false)]);
+    let captured = || given([Input::Authorize(free), Input::Capture]);
+    captured().when(Input::Void).then([was_voided(None, false)]);
+    captured().when(Input::Capture).then([PaymentCaptured { order_id, amount: free, repeated: Repeated(true) }.into()]);
+    given([Input::Authorize(free), Input::Void]).when(Input::Capture).then([was_refused(VOIDED, false)]);
+}
+
+#[test]
+fn less_than_nothing_is_never_right() {
+    given([]).when(Input::Authorize(Money::new(-1, AMOUNT.currency))).then_refused(Refusal::Negative);
+}
+
+#[test]
 fn an_answer_that_nobody_waits_for_changes_nothing() {
     for payment in [nothing(), authorizing(), authorized(), declined(), capturing(), captured(), capture_refused(), tombstone()] {
         for verdict in ALL_VERDICTS().into_iter().filter(|verdict| payment.open != Some(verdict.operation())) {

@@ -8,7 +8,7 @@ use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
 use contract::product::StockLine;
 use eventlog::{Error, Log, Verdict};
 use kit::grpc::{
-    Call,
+    Call, LINES_MAX,
     stock::{
         CheckStockRequest, CheckStockResponse, check_stock_response,
         stock_server::{Stock, StockServer},
@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Response, Status,
+    codec::CompressionEncoding,
     transport::{Server, server::TcpIncoming},
 };
 use tracing::Instrument;
@@ -37,11 +38,20 @@ pub(crate) async fn serve(listener: TcpListener, log: Log, metrics: RpcMetrics, 
     let env = log.env().clone();
     // An answer is one small write: waiting to fill a packet would only delay it.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<StockServer<Checks>>().await;
     let serving = Server::builder()
-        .add_service(StockServer::new(Checks { log, metrics }))
+        .add_service(health)
+        .add_service(
+            StockServer::new(Checks { log, metrics })
+                .accept_compressed(CompressionEncoding::Gzip)
+                .send_compressed(CompressionEncoding::Gzip),
+        )
         .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
     let overdue = async {
         stopping.cancelled().await;
+        // Whoever asks before a call goes to another replica.
+        reporter.set_not_serving::<StockServer<Checks>>().await;
         env.sleep(DRAIN).await;
     };
     tokio::select! {
@@ -75,6 +85,9 @@ impl Stock for Checks {
 
 impl Checks {
     async fn answer(&self, request: &CheckStockRequest) -> Result<CheckStockResponse, Status> {
+        if request.lines.len() > LINES_MAX {
+            return Err(Status::invalid_argument(format!("a call has at most {LINES_MAX} lines")));
+        }
         let mut lines = Vec::with_capacity(request.lines.len());
         for line in &request.lines {
             let product_id = line.product_id.parse().map_err(|_| Status::invalid_argument("a product_id is a UUID"))?;

@@ -164,7 +164,10 @@ impl Batch {
         }
         let item = item.expect("what is not refused is about a product that exists now");
         if let Some(event) = &event {
-            self.skus_taken.insert(item.sku.clone());
+            match item.removed {
+                true => drop(self.skus_taken.remove(&item.sku)),
+                false => drop(self.skus_taken.insert(item.sku.clone())),
+            }
             append(unit, meta, format!("product-{product_id}"), item.version, product_id.to_string(), event);
         }
         self.items.insert(product_id, item.clone());

@@ -11,12 +11,20 @@ use uuid::Uuid;
 use crate::domain::{catalogue::Item, reservation::Reservation, stock::Stock};
 
 /// The service's schema.
-pub const MIGRATIONS: [Migration; 1] = [Migration {
-    version: 100,
-    name: "product",
-    sqlite: include_str!("../migrations/0100_product.sqlite.sql"),
-    postgres: include_str!("../migrations/0100_product.postgres.sql"),
-}];
+pub const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 100,
+        name: "product",
+        sqlite: include_str!("../migrations/0100_product.sqlite.sql"),
+        postgres: include_str!("../migrations/0100_product.postgres.sql"),
+    },
+    Migration {
+        version: 101,
+        name: "sku again",
+        sqlite: include_str!("../migrations/0101_sku_again.sqlite.sql"),
+        postgres: include_str!("../migrations/0101_sku_again.postgres.sql"),
+    },
+];
 
 type ItemRow = (Uuid, String, String, String, i64, String, i64, i64, i64, i64, i64, i64, i64);
 
@@ -63,9 +71,9 @@ async fn items(conn: &mut Conn<'_>, ids: &[Uuid], tail: &str) -> Result<Vec<Item
     rows.into_iter().map(item).collect()
 }
 
-/// Which of these skus are taken, by removed products too.
+/// Which of these skus are taken. Those of removed products are not.
 pub(crate) async fn skus_taken(conn: &mut Conn<'_>, skus: &[String]) -> Result<Vec<String>, Error> {
-    let rows = select_in!(conn, (String,), "SELECT sku FROM products WHERE sku", skus, "")?;
+    let rows = select_in!(conn, (String,), "SELECT sku FROM products WHERE removed = 0 AND sku", skus, "")?;
     Ok(rows.into_iter().map(|(sku,)| sku).collect())
 }
 

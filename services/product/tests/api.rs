@@ -23,6 +23,8 @@ use kit::{
 };
 use serde_json::{Value, json};
 use skald_product::{Config, Deps, MIGRATIONS};
+use tonic::{Code, codec::CompressionEncoding, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -227,12 +229,48 @@ async fn a_wrong_field_is_named() {
 }
 
 #[tokio::test]
-async fn a_sku_is_taken_for_ever() {
+async fn what_looks_the_same_is_the_same_and_nothing_hides() {
+    let shop = Shop::open().await;
+    let mut spelled = tea(" THE\u{301}-1 ", "drinks", 1);
+    spelled["title"] = json!("The\u{301} vert\u{a0}");
+    let added = shop.post("/v1/products").json(spelled).await;
+    assert_eq!((&added.body["sku"], &added.body["title"]), (&json!("TH\u{c9}-1"), &json!("Th\u{e9} vert")));
+    assert_eq!(shop.post("/v1/products").json(tea("TH\u{c9}-1", "food", 1)).await.code(), (409, "sku_taken"));
+    let path = format!("/v1/products/{}", added.id());
+    let same = shop.ask(Method::PATCH, &path).json(json!({ "sku": "THE\u{301}-1" })).await;
+    assert_eq!(same.status, StatusCode::OK, "{:?}", same.body);
+    assert_eq!(skus(&shop.get("/v1/products?q=the%CC%81").empty().await), ["TH\u{c9}-1"]);
+    for bad in ["TEA 1", "TEA\u{200b}1", "TEA\u{a0}1", "TEA\n1", "\u{2060}", "TEA\u{202e}1"] {
+        assert_eq!(shop.post("/v1/products").json(tea(bad, "food", 1)).await.code(), (422, "invalid"), "{bad:?}");
+    }
+    let stock = |reason: &str| shop.post(&format!("{path}/stock")).json(json!({ "change": 1, "reason": reason }));
+    assert_eq!(stock("\u{2800}").await.code(), (422, "invalid"));
+    assert_eq!(stock("count\u{202e}ed").await.code(), (422, "invalid"));
+    assert_eq!(stock("counted").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_currency_that_does_not_exist_prices_nothing() {
+    let shop = Shop::open().await;
+    for (currency, status) in [("JPY", 201), ("KWD", 201), ("ZZZ", 422), ("XXX", 422), ("eur", 422)] {
+        let mut product = tea(currency, "drinks", 1);
+        product["price"]["currency"] = json!(currency);
+        let answer = shop.post("/v1/products").json(product).await;
+        assert_eq!(answer.status.as_u16(), status, "{currency}: {:?}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_sku_is_taken_until_its_product_is_removed() {
     let shop = Shop::open().await;
     let path = shop.add("TEA-1", "drinks", 5).await;
     assert_eq!(shop.post("/v1/products").json(tea("TEA-1", "food", 1)).await.code(), (409, "sku_taken"));
     assert_eq!(shop.ask(Method::DELETE, &path).empty().await.status, StatusCode::NO_CONTENT);
+    let again = shop.add("TEA-1", "food", 1).await;
+    assert_ne!(again, path, "another product");
     assert_eq!(shop.post("/v1/products").json(tea("TEA-1", "food", 1)).await.code(), (409, "sku_taken"));
+    assert_eq!(shop.ask(Method::DELETE, &path).empty().await.status, StatusCode::NO_CONTENT, "the first one stays removed");
+    assert_eq!(skus(&shop.get("/v1/products").empty().await), ["TEA-1"]);
 }
 
 #[tokio::test]
@@ -418,6 +456,31 @@ async fn a_stock_check_answers_line_by_line_in_order() {
     let item = &skald_product::grpc::check(&shop.log, &[line]).await.unwrap()[0];
     assert_eq!((item.product_id.clone(), item.title.as_str()), (id_of(&tea), "Tea TEA"));
     assert_eq!((item.price_minor, item.currency.as_str()), (499, "EUR"));
+}
+
+#[tokio::test]
+async fn a_check_has_a_thousand_lines_at_most_and_may_be_compressed() {
+    let shop = Shop::open().await;
+    let client = StockClient::connect(format!("http://{}", shop.grpc)).await.unwrap();
+    let mut client = client.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
+    let lines = |count: u128| (0..count).map(|id| Line { product_id: Uuid::from_u128(id).to_string(), quantity: 1 }).collect();
+    let answer = client.check_stock(CheckStockRequest { lines: lines(1_000) }).await.unwrap();
+    assert_eq!(answer.into_inner().items.len(), 1_000);
+    let refused = client.check_stock(CheckStockRequest { lines: lines(1_001) }).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, "a call has at most 1000 lines"));
+}
+
+#[tokio::test]
+async fn the_health_of_the_stock_check_is_told_in_grpc_s_own_way() {
+    let shop = Shop::open().await;
+    let channel = Channel::from_shared(format!("http://{}", shop.grpc)).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel);
+    for service in ["", "skald.stock.v1.Stock"] {
+        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap();
+        assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");
+    }
+    let unknown = health.check(HealthCheckRequest { service: "nobody".into() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
 }
 
 #[tokio::test]

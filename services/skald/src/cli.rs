@@ -15,9 +15,10 @@ use crate::{
     database::{self, MigrateArgs},
     demo,
     operate::{self, DeadLetters, LogCommand, Relay, Topics},
-    serve,
+    out, serve,
     traces::TraceArgs,
     up,
+    users::{self, Users},
 };
 
 /// Event-sourced sagas on Kafka: orders that are confirmed or cancelled, whatever crashes in between.
@@ -58,6 +59,9 @@ enum Command {
     /// Lets a log go on that has lost commits which Kafka still holds, and has its readers believe it
     #[command(subcommand)]
     Log(LogCommand),
+    /// Gives accounts other roles, on the database of the user service
+    #[command(subcommand)]
+    Users(Users),
 }
 
 #[derive(clap::Args)]
@@ -116,6 +120,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::DeadLetters(command) => operate::dead_letters(command).await,
             Command::Relay(command) => operate::relay(command).await,
             Command::Log(command) => operate::log(command).await,
+            Command::Users(command) => users::users(command).await,
         }
     });
     // All that was worth waiting for has ended; a library that blocks, such as one that asks a Kafka which is away, has not.
@@ -125,12 +130,12 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 
 /// Flags that can't be followed, for reasons that clap does not know.
 pub(crate) fn usage(why: &str) -> ExitCode {
-    eprintln!("error: {why}\n\nFor more information, try '--help'.");
+    out::aside(format_args!("error: {why}\n\nFor more information, try '--help'."));
     ExitCode::from(EXIT_USAGE)
 }
 
 pub(crate) fn environment(error: &(dyn Error + 'static)) -> ExitCode {
-    eprintln!("error: {}", sentence(error));
+    out::aside(format_args!("error: {}", sentence(error)));
     ExitCode::from(EXIT_ENVIRONMENT)
 }
 
@@ -155,7 +160,7 @@ async fn up(args: UpArgs) -> ExitCode {
         Ok(running) => running,
         Err(error) => return environment(&error),
     };
-    print!("{}", running.told());
+    out::text(format_args!("{}", running.told()));
     let code = match running.until_told_to_stop().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => environment(&error),
@@ -174,7 +179,7 @@ async fn check(args: AuditArgs) -> ExitCode {
     };
     match audit::run(&audit::Options { settled: args.settled, services }).await {
         Ok(report) => {
-            println!("{}", if args.json { report.to_json().to_string() } else { report.print_table() });
+            out::line(format_args!("{}", if args.json { report.to_json().to_string() } else { report.print_table() }));
             if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_VERDICT) }
         }
         Err(error) => environment(&error),

@@ -10,13 +10,13 @@ use sqlx::migrate::MigrateError;
 
 use crate::{
     assemble::Name,
-    cli,
+    cli, out,
     process::{Error, Process},
     traces::Traced,
 };
 
 /// How long one attempt to connect may take.
-const ATTEMPT: Duration = Duration::from_secs(10);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_CAP: Duration = Duration::from_secs(5);
 
@@ -167,8 +167,11 @@ pub(crate) async fn migrate(MigrateArgs { service, database: args }: MigrateArgs
             let new = after.iter().filter(|(version, _)| !before.contains_key(version));
             let new: Vec<String> = new.map(|(version, name)| format!("{version} {name}")).collect();
             match new.is_empty() {
-                true => println!("{}: nothing to do, its schema has version {newest}", service.as_str()),
-                false => println!("{}: applied {}; its schema has version {newest}", service.as_str(), new.join(", ")),
+                true => out::line(format_args!("{}: nothing to do, its schema has version {newest}", service.as_str())),
+                false => {
+                    let new = new.join(", ");
+                    out::line(format_args!("{}: applied {new}; its schema has version {newest}", service.as_str()));
+                }
             }
             ExitCode::SUCCESS
         }

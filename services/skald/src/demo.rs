@@ -11,7 +11,7 @@ mod report;
 mod story;
 
 use std::{
-    io::{self, Write},
+    io,
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
@@ -35,7 +35,7 @@ use self::{
     report::{Found, Report, worth_telling},
     story::Story,
 };
-use crate::{assemble::Name, audit, cli, traces::TraceArgs, up};
+use crate::{assemble::Name, audit, cli, out, traces::TraceArgs, up};
 
 /// What `skald demo` takes.
 #[derive(clap::Args, Clone, Debug)]
@@ -182,7 +182,8 @@ async fn demonstrate(args: &Args) -> Result<bool, Error> {
     let running =
         up::start(up::Options { data: data.clone(), listen: args.listen, traces: args.traces.clone(), services }).await?;
     if let (Some(password), Some(data)) = (&running.admin_password, &args.data) {
-        eprintln!("the first admin of {}: {} with the password {password}", data.display(), running.admin_email);
+        let email = &running.admin_email;
+        out::aside(format_args!("the first admin of {}: {email} with the password {password}", data.display()));
     }
     let password = running.admin_password.as_ref().or(args.admin_password.as_ref());
     let password = password.ok_or_else(|| Error::AdminPassword { data: data.clone() })?;
@@ -197,7 +198,7 @@ async fn demonstrate(args: &Args) -> Result<bool, Error> {
     if let Ok(report) = &result {
         print(args, report);
         if args.stay {
-            eprint!("\nserving until Ctrl-C\n{}", running.told());
+            out::aside(format_args!("\nserving until Ctrl-C\n{}", running.told().trim_end()));
             running.until_told_to_stop().await?;
         }
     }
@@ -227,8 +228,7 @@ fn print(args: &Args, report: &Report) {
     } else {
         report.to_string()
     };
-    // A reader that closed its end early has seen what it wanted.
-    let _ = writeln!(io::stdout(), "{text}");
+    out::line(format_args!("{text}"));
 }
 
 struct Demo<'a> {

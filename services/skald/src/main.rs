@@ -9,10 +9,13 @@ mod database;
 mod demo;
 mod kafka;
 mod operate;
+mod out;
+mod private;
 mod process;
 mod serve;
 mod traces;
 mod up;
+mod users;
 
 use std::process::ExitCode;
 
@@ -25,6 +28,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     kit::http::raise_file_limit();
+    private::from_the_start();
     let cli = cli::Cli::parse();
-    cli::run(cli)
+    out::end(cli::run(cli))
 }

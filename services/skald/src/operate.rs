@@ -2,10 +2,7 @@
 //!
 //! Never here: how it is done (`bus`, `eventlog`), or when; each error message of a running service names its command.
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use bus::{
     Consumer,
@@ -27,7 +24,7 @@ use crate::{
 /// One line for the person at the keyboard. A reader that has gone, such as `head`, must not end what is under way.
 macro_rules! say {
     ($($words:tt)*) => {{
-        let _ = writeln!(io::stdout(), $($words)*);
+        $crate::out::line(format_args!($($words)*));
     }};
 }
 
@@ -271,7 +268,7 @@ pub(crate) async fn dead_letters(DeadLetters { command }: DeadLetters) -> ExitCo
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            crate::out::aside(format_args!("error: {error:#}"));
             ExitCode::from(cli::EXIT_ENVIRONMENT)
         }
     }
@@ -482,6 +479,6 @@ fn id_of(stream: &str) -> &str {
 }
 
 /// Who did it: whoever is logged in at this machine.
-fn actor() -> String {
+pub(crate) fn actor() -> String {
     format!("operator:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
 }

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::traces::Traced;
+use crate::{private, traces::Traced};
 
 /// How long requests and messages under way may take to end, once told to stop: a commit takes seconds on a disk that is busy, and
 /// containers are usually given 30.
@@ -35,6 +35,8 @@ pub(crate) enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("others may write to the data directory {path} (mode {mode}), and so replace what is in it; chmod 700 {path}")]
+    OpenDirectory { path: PathBuf, mode: String },
     #[error("another process is using {path}; stop it, or choose another place for the data")]
     Locked { path: PathBuf },
     #[error("can't lock {path}")]
@@ -165,6 +167,12 @@ pub(crate) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAd
 
 /// One process a directory of SQLite files: two would both believe that they are the one writer.
 pub(crate) fn lock_directory(data: &Path) -> Result<File, Error> {
+    let failed = |source| Error::Directory { path: data.to_owned(), source };
+    private::directory(data).map_err(failed)?;
+    if let Some(mode) = private::open_to_others(data).map_err(failed)? {
+        return Err(Error::OpenDirectory { path: data.to_owned(), mode });
+    }
+    private::files(data).map_err(failed)?;
     lock(data, "lock", data, File::try_lock)
 }
 
@@ -176,7 +184,7 @@ pub(crate) fn lock_file(database: &Path) -> Result<[File; 2], Error> {
 }
 
 fn lock(directory: &Path, name: &str, what: &Path, take: fn(&File) -> Result<(), TryLockError>) -> Result<File, Error> {
-    std::fs::create_dir_all(directory).map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
+    private::directory(directory).map_err(|source| Error::Directory { path: directory.to_owned(), source })?;
     let path = directory.join(name);
     let failed = |source| Error::Lock { path: path.clone(), source };
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;

@@ -161,7 +161,7 @@ pub(crate) async fn run(service: Service) -> ExitCode {
         Err(error) => return cli::environment(&error),
     };
     tell_whom_it_believes(&keys);
-    print!("{}", running.told);
+    crate::out::text(format_args!("{}", running.told));
     let told = running.process.until_told_to_stop(std::slice::from_ref(&running.log)).await;
     let code = match &told {
         Ok(()) => {

@@ -34,6 +34,10 @@ pub struct Config {
     #[arg(long, env = "SKALD_SIGNING_KEY_DAYS", value_name = "DAYS", default_value = "30", value_parser = clap::value_parser!(u32).range(1..=3_660))]
     pub signing_key_days: u32,
 
+    /// File with which the seeds of signing keys are encrypted in the database, at least 32 characters; those that lie open there are encrypted at the next start. Keep it apart from backups of the database.
+    #[arg(long, env = "SKALD_SIGNING_KEY_FILE", value_name = "FILE", value_parser = crate::vault::key_file)]
+    pub signing_key_file: Option<Secret>,
+
     /// Memory that hashing one password takes (Argon2id m), in KiB. Less than the default is for tests and demos only.
     #[arg(long, env = "SKALD_PASSWORD_MEMORY_KIB", value_name = "KIB", default_value = "19456", value_parser = clap::value_parser!(u32).range(8..=1_048_576))]
     pub password_memory_kib: u32,
@@ -53,6 +57,10 @@ pub struct Config {
     /// Failed logins from one address (IPv6: one /64) in 15 minutes before it has to wait; each replica counts by itself.
     #[arg(long, env = "SKALD_LOGIN_FAILURES_PER_ADDRESS", value_name = "COUNT", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub login_failures_per_address: u32,
+
+    /// Registrations from one address (IPv6: one /64) in 15 minutes before it has to wait; each replica counts by itself.
+    #[arg(long, env = "SKALD_REGISTRATIONS_PER_ADDRESS", value_name = "COUNT", default_value = "200", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub registrations_per_address: u32,
 }
 
 /// The least that OWASP asks of Argon2id with one lane: <https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html>.
@@ -70,11 +78,13 @@ impl Default for Config {
             access_token_s: 900,
             refresh_token_days: 30,
             signing_key_days: 30,
+            signing_key_file: None,
             password_memory_kib: PASSWORD_MEMORY_KIB_SAFE,
             password_passes: PASSWORD_PASSES_SAFE,
             password_hashers: None,
             login_failures_per_account: 10,
             login_failures_per_address: 100,
+            registrations_per_address: 200,
         }
     }
 }
@@ -84,6 +94,12 @@ impl Config {
     #[must_use]
     pub fn with_cheap_passwords(self) -> Self {
         Self { password_memory_kib: 8, password_passes: 1, ..self }
+    }
+
+    /// How many passwords are hashed at once.
+    pub(crate) fn hashers(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.password_hashers.map_or(cores, |hashers| hashers.get() as usize)
     }
 
     /// The first admin's password, if somebody chose one.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use contract::{
     CustomerId, Timestamp,
-    user::{Event, ProfileChanged, UserRegistered},
+    user::{Event, ProfileChanged, RoleChanged, UserRegistered},
 };
-use kit::auth::Role;
+use kit::{auth::Role, text};
 use uuid::Uuid;
 
 /// One account.
@@ -44,6 +44,8 @@ pub enum Refusal {
     InvalidRefreshToken,
     /// There is an admin already, so that no first one is made.
     AdminExists,
+    /// Nobody else could give roles any more.
+    LastAdmin,
     /// All sessions of the account were ended since its password was checked.
     SessionsEnded,
 }
@@ -117,6 +119,24 @@ impl User {
     }
 }
 
+impl User {
+    /// Decides another role; `None` if it is the same. `admins` is how many there are.
+    ///
+    /// # Errors
+    /// [`Refusal::LastAdmin`].
+    pub fn with_role(&self, role: Role, reason: String, admins: i64) -> Result<Option<(Self, Event)>, Refusal> {
+        if role == self.role {
+            return Ok(None);
+        }
+        if self.role == Role::Admin && admins <= 1 {
+            return Err(Refusal::LastAdmin);
+        }
+        let word = |role: Role| role.as_str().to_owned();
+        let event = RoleChanged { user_id: self.id, from: word(self.role), to: word(role), reason };
+        Ok(Some((Self { role, version: self.version + 1, ..self.clone() }, event.into())))
+    }
+}
+
 /// A refresh token as it is kept: only its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
@@ -126,12 +146,27 @@ pub struct RefreshToken {
     pub user_id: CustomerId,
     pub expires: Timestamp,
     pub used: bool,
+    /// What it was exchanged for; tokens from before this was kept have none.
+    pub successor: Option<Successor>,
 }
+
+/// The token that took the place of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Successor {
+    pub exchanged: Timestamp,
+    /// Its text, which only the token before it opens.
+    pub sealed: Vec<u8>,
+}
+
+/// So long after it was exchanged a token is exchanged for the same again: its answer was lost, or two tabs came at once.
+const AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
 /// What comes of a refresh token that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     Good,
+    /// Used a moment ago: it gets the same successor.
+    Again,
     /// Used before: whoever shows it, or showed it then, stole it. The whole family ends.
     Reused,
     Expired,
@@ -139,7 +174,9 @@ pub enum Shown {
 
 impl RefreshToken {
     pub fn show(&self, now: Timestamp) -> Shown {
+        let is_again = self.successor.as_ref().is_some_and(|successor| successor.exchanged.plus(AGAIN_WITHIN) > now);
         match (self.used, self.expires > now) {
+            (true, true) if is_again => Shown::Again,
             (true, _) => Shown::Reused,
             (false, true) => Shown::Good,
             (false, false) => Shown::Expired,
@@ -151,7 +188,8 @@ impl RefreshToken {
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey {
     pub kid: String,
-    pub seed: [u8; 32],
+    /// As it is kept: 32 bytes, or sealed.
+    pub seed: Vec<u8>,
     pub made: Timestamp,
     pub signs_from: Option<Timestamp>,
     pub retired: Option<Timestamp>,
@@ -203,43 +241,61 @@ pub fn keyring(
 /// The least and most characters of a password.
 const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 12..=128;
 const NAME_CHARS_MAX: usize = 200;
-/// RFC 5321, in bytes.
-const EMAIL_BYTES_MAX: usize = 254;
+/// RFC 5321.
+const EMAIL_CHARS_MAX: usize = 254;
 
-/// A password of an allowed length.
+/// A password of an allowed length, in which nothing hides. Its characters are counted as people see them: composed.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn password(text: &str) -> Result<(), String> {
-    if PASSWORD_CHARS.contains(&text.chars().count()) {
-        return Ok(());
+    if PASSWORD_CHARS.contains(&text::composed(text).chars().count()) {
+        return text::shows_all(text);
     }
     Err(format!("must have {} to {} characters", PASSWORD_CHARS.start(), PASSWORD_CHARS.end()))
 }
 
-/// A name without white space around it.
+/// A name: composed, without blanks around it, and nothing hides in it.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn name(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    if text.is_empty() || text.chars().count() > NAME_CHARS_MAX || text.chars().any(char::is_control) {
-        return Err(format!("must have 1 to {NAME_CHARS_MAX} characters, none of them a control character"));
-    }
-    Ok(text.to_owned())
+    text::line(text, NAME_CHARS_MAX)
 }
 
-/// An e-mail address in lower case, so that one person has one account however they type it.
+/// A new e-mail address: composed, in lower case, and nothing hides in it, so that one person has one account however they type it.
 ///
 /// # Errors
 /// What is wrong with it; whether it exists only a message to it could tell.
 pub fn email(text: &str) -> Result<String, String> {
-    let is_good = text.split_once('@').is_some_and(|(local, domain)| {
-        let is_clean = text.len() <= EMAIL_BYTES_MAX && !text.chars().any(|letter| letter.is_whitespace() || letter.is_control());
-        let has_labels = domain.split('.').all(|label| !label.is_empty());
-        is_clean && !local.is_empty() && has_labels && !domain.contains('@')
-    });
-    if is_good { Ok(text.to_lowercase()) } else { Err("must be an e-mail address".to_owned()) }
+    let is_whole = text.trim() == text;
+    let email = text::word(text, EMAIL_CHARS_MAX).map(|text| text::composed(&text.to_lowercase()));
+    email.ok().filter(|email| is_whole && has_parts(email)).ok_or_else(|| "must be an e-mail address".to_owned())
+}
+
+/// An e-mail address as it was typed to log in, in lower case. It may be one that could not be registered any more: its account is
+/// looked for by all of its [`spellings`].
+///
+/// # Errors
+/// What is wrong with it.
+pub fn typed_email(text: &str) -> Result<String, String> {
+    let is_clean =
+        text.chars().count() <= EMAIL_CHARS_MAX && !text.chars().any(|letter| letter.is_whitespace() || letter.is_control());
+    if is_clean && has_parts(text) { Ok(text.to_lowercase()) } else { Err("must be an e-mail address".to_owned()) }
+}
+
+fn has_parts(email: &str) -> bool {
+    email.split_once('@').is_some_and(|(local, domain)| {
+        !local.is_empty() && !domain.contains('@') && domain.split('.').all(|label| !label.is_empty())
+    })
+}
+
+/// How one address may be written: as it is here, composed as new ones are kept, and decomposed. Accounts from before addresses were
+/// composed are kept as they were typed; so each is found by its own spelling first, and by the others where nobody has those.
+pub fn spellings(email: &str) -> Vec<String> {
+    let mut spellings = vec![email.to_owned(), text::composed(email), text::decomposed(email)];
+    spellings.dedup();
+    spellings
 }
 
 #[cfg(test)]
@@ -283,6 +339,17 @@ mod tests {
     }
 
     #[test]
+    fn the_last_admin_stays_one() {
+        let admin = User { role: Role::Admin, ..user() };
+        let to = |role, admins| admin.with_role(role, "left us".to_owned(), admins);
+        assert_eq!(to(Role::Operator, 1), Err(Refusal::LastAdmin));
+        assert_eq!(to(Role::Admin, 1), Ok(None));
+        let (changed, event) = to(Role::Operator, 2).unwrap().unwrap();
+        assert_eq!((changed.role, changed.version), (Role::Operator, admin.version + 1));
+        assert!(event.encode().data.contains(r#""from":"admin","to":"operator","reason":"left us""#), "{}", event.encode().data);
+    }
+
+    #[test]
     fn another_password_ends_what_was_proved_by_the_one_before() {
         let proof = user().proof();
         let to = |password: &str| Change { password: Some(password.to_owned()), proof: Some(proof), ..Change::default() };
@@ -305,15 +372,23 @@ mod tests {
 
     #[test]
     fn a_refresh_token_is_good_once_and_until_it_expires() {
-        let token = |used, expires| RefreshToken { hash: [0; 32], family: Uuid::nil(), user_id: user().id, expires, used };
+        let (hash, family, user_id) = ([0; 32], Uuid::nil(), user().id);
+        let token = |used, expires| RefreshToken { hash, family, user_id, expires, used, successor: None };
         assert_eq!(token(false, NOW.plus(DAY)).show(NOW), Shown::Good);
         assert_eq!(token(false, NOW).show(NOW), Shown::Expired);
         assert_eq!(token(true, NOW.plus(DAY)).show(NOW), Shown::Reused);
         assert_eq!(token(true, NOW).show(NOW), Shown::Reused);
+        let exchanged = |expires| {
+            let successor = Some(Successor { exchanged: NOW, sealed: Vec::new() });
+            RefreshToken { successor, ..token(true, expires) }
+        };
+        assert_eq!(exchanged(NOW.plus(DAY)).show(NOW.plus(Duration::from_secs(9))), Shown::Again);
+        assert_eq!(exchanged(NOW.plus(DAY)).show(NOW.plus(AGAIN_WITHIN)), Shown::Reused);
+        assert_eq!(exchanged(NOW).show(NOW), Shown::Reused);
     }
 
     fn fresh(at: Timestamp) -> [SigningKey; 2] {
-        [1, 2].map(|n| SigningKey { kid: format!("{}-{n}", at.0), seed: [n; 32], made: at, signs_from: None, retired: None })
+        [1, 2].map(|n| SigningKey { kid: format!("{}-{n}", at.0), seed: vec![n; 32], made: at, signs_from: None, retired: None })
     }
 
     fn kids(keys: &[SigningKey]) -> Vec<&str> {
@@ -347,6 +422,16 @@ mod tests {
         for bad in ["", "a", "@b.c", "a@", "a@b@c", "a b@c.d", "a@b..c", "a@.b", "a@b.", &format!("{}@b.c", "a".repeat(251))] {
             assert!(email(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_is_found_by_each_of_its_spellings() {
+        let (composed, decomposed) = ("jos\u{e9}@b.c".to_owned(), "jose\u{301}@b.c".to_owned());
+        assert_eq!(email(&decomposed).unwrap(), composed);
+        assert_eq!(spellings(&composed), [composed.clone(), decomposed.clone()]);
+        assert_eq!(spellings(&decomposed), [decomposed.clone(), composed, decomposed]);
+        assert_eq!(spellings("ann@b.c"), ["ann@b.c"]);
+        assert!(typed_email("an\u{200b}n@b.c").is_ok() && email("an\u{200b}n@b.c").is_err() && email(" ann@b.c").is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use kit::auth::Role;
 use uuid::Uuid;
 
 use crate::{
-    domain::{self, Change, Proof, RefreshToken, Refusal, Shown, SigningKey, User},
+    domain::{self, Change, Proof, RefreshToken, Refusal, Shown, SigningKey, Successor, User},
     store,
 };
 
@@ -26,12 +26,20 @@ pub enum Work {
     /// Register an admin, unless there is one.
     FirstAdmin(Box<User>),
     Change(CustomerId, Change),
+    /// Give an account another role, and tell why.
+    Role {
+        id: CustomerId,
+        role: Role,
+        reason: String,
+    },
     /// Open a session: keep the refresh token of a login, if what its password proved still holds.
     Issue(Proof, RefreshToken),
     /// Use a refresh token, and keep the one that takes its place.
     Rotate {
         shown: TokenHash,
         next: TokenHash,
+        /// The text of the next one, sealed with the text of the one that is shown.
+        sealed: Vec<u8>,
         holds: Duration,
     },
     /// End the family of a refresh token.
@@ -44,14 +52,20 @@ pub enum Work {
         signs_for: Duration,
         token: Duration,
     },
-    /// Forget what has expired.
-    Sweep,
+    /// Keep the seeds of these keys as they are here, instead of open.
+    Seal(Vec<SigningKey>),
+    /// Forget what has expired; `token` is how long a token holds.
+    Sweep {
+        token: Duration,
+    },
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub enum Done {
     User(Box<User>),
+    /// A refresh token was exchanged a moment ago, for this.
+    Again(Box<User>, Vec<u8>),
     Refused(Refusal),
     /// The keys as they are now; the first one signs.
     Keys(Vec<SigningKey>),
@@ -104,40 +118,46 @@ struct Batch {
     tokens: HashMap<TokenHash, RefreshToken>,
     keys: Vec<SigningKey>,
     has_admin: bool,
+    admins: i64,
 
     changed_users: BTreeSet<CustomerId>,
     changed_tokens: BTreeSet<TokenHash>,
     ended_families: HashSet<Uuid>,
     ended_users: HashSet<CustomerId>,
     changed_keys: Option<Vec<SigningKey>>,
-    is_sweep: bool,
+    changed_roles: BTreeMap<CustomerId, Role>,
+    swept: Option<Duration>,
 }
 
 impl Batch {
     async fn load(unit: &mut Unit<'_>, jobs: &[&Job<Work>]) -> Result<Self, Error> {
         let (mut ids, mut emails, mut hashes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let (mut has_keys, mut asks_admin) = (false, false);
+        let (mut has_keys, mut asks_admin, mut asks_role) = (false, false, false);
         for job in jobs {
             match &job.work {
-                Work::Register(user) => drop(emails.insert(user.email.clone())),
+                Work::Register(user) => emails.extend(domain::spellings(&user.email)),
                 Work::FirstAdmin(user) => {
                     asks_admin = true;
-                    emails.insert(user.email.clone());
+                    emails.extend(domain::spellings(&user.email));
+                }
+                Work::Role { id, .. } => {
+                    asks_role = true;
+                    ids.insert(id.0);
                 }
                 Work::Change(id, change) => {
                     ids.insert(id.0);
-                    emails.extend(change.email.clone());
+                    emails.extend(change.email.iter().flat_map(|email| domain::spellings(email)));
                 }
                 Work::Rotate { shown, .. } | Work::Revoke(shown) => drop(hashes.insert(shown.to_vec())),
-                Work::Keys { .. } => has_keys = true,
+                Work::Keys { .. } | Work::Seal(_) => has_keys = true,
                 Work::Issue(_, token) => drop(ids.insert(token.user_id.0)),
                 Work::RevokeAll(id) => drop(ids.insert(id.0)),
-                Work::Sweep => {}
+                Work::Sweep { .. } => {}
             }
         }
         let now = unit.now();
         let conn = unit.conn();
-        if has_keys || asks_admin {
+        if has_keys || asks_admin || asks_role {
             store::take_turn(conn).await?;
         }
         let hashes: Vec<Vec<u8>> = hashes.into_iter().collect();
@@ -155,13 +175,15 @@ impl Batch {
             emails: taken.into_iter().map(|(email, id)| (email, CustomerId(id))).collect(),
             tokens: tokens.into_iter().map(|token| (token.hash, token)).collect(),
             keys: if has_keys { store::keys(conn).await? } else { Vec::new() },
+            admins: if asks_role { store::count_of_role(conn, Role::Admin).await? } else { 0 },
             has_admin: asks_admin && store::has_role(conn, Role::Admin).await?,
             changed_users: BTreeSet::new(),
             changed_tokens: BTreeSet::new(),
             ended_families: HashSet::new(),
             ended_users: HashSet::new(),
             changed_keys: None,
-            is_sweep: false,
+            changed_roles: BTreeMap::new(),
+            swept: None,
         })
     }
 
@@ -169,7 +191,7 @@ impl Batch {
         match work {
             Work::FirstAdmin(_) if self.has_admin => Done::Refused(Refusal::AdminExists),
             Work::Register(user) | Work::FirstAdmin(user) => {
-                let is_taken = self.emails.contains_key(&user.email);
+                let is_taken = self.owner(&user.email).is_some();
                 match user.as_ref().clone().register(is_taken) {
                     Ok((user, event)) => self.put(unit, user, event, meta),
                     Err(refusal) => Done::Refused(refusal),
@@ -177,7 +199,7 @@ impl Batch {
             }
             Work::Change(id, change) => self.change(unit, *id, change, meta),
             Work::Issue(proof, token) => self.issue(*proof, token),
-            Work::Rotate { shown, next, holds } => self.rotate(shown, *next, *holds),
+            Work::Rotate { shown, next, sealed, holds } => self.rotate(shown, *next, sealed, *holds),
             Work::Revoke(shown) => {
                 self.ended_families.extend(self.tokens.get(shown).map(|token| token.family));
                 Done::Nothing
@@ -196,8 +218,19 @@ impl Batch {
                 self.changed_keys = Some(keys.clone());
                 Done::Keys(keys)
             }
-            Work::Sweep => {
-                self.is_sweep = true;
+            Work::Seal(sealed) => {
+                let mut keys = self.changed_keys.as_ref().unwrap_or(&self.keys).clone();
+                for key in &mut keys {
+                    if let Some(sealed) = sealed.iter().find(|sealed| sealed.kid == key.kid) {
+                        key.seed.clone_from(&sealed.seed);
+                    }
+                }
+                self.changed_keys = Some(keys);
+                Done::Nothing
+            }
+            Work::Role { id, role, reason } => self.role(unit, *id, *role, reason, meta),
+            Work::Sweep { token } => {
+                self.swept = Some(*token);
                 Done::Nothing
             }
         }
@@ -205,7 +238,7 @@ impl Batch {
 
     fn change(&mut self, unit: &mut Unit<'_>, id: CustomerId, change: &Change, meta: &Meta) -> Done {
         let Some(user) = self.users.get(&id) else { return Done::Refused(Refusal::UnknownUser) };
-        let is_taken = change.email.as_ref().is_some_and(|email| self.emails.get(email).is_some_and(|owner| *owner != id));
+        let is_taken = change.email.as_ref().is_some_and(|email| self.owner(email).is_some_and(|owner| owner != id));
         let old_email = user.email.clone();
         match user.change(change.clone(), is_taken) {
             Ok(None) => Done::User(Box::new(user.clone())),
@@ -220,6 +253,25 @@ impl Batch {
             }
             Err(refusal) => Done::Refused(refusal),
         }
+    }
+
+    fn role(&mut self, unit: &mut Unit<'_>, id: CustomerId, role: Role, reason: &str, meta: &Meta) -> Done {
+        let Some(user) = self.users.get(&id) else { return Done::Refused(Refusal::UnknownUser) };
+        let was = user.role;
+        match user.with_role(role, reason.to_owned(), self.admins) {
+            Ok(None) => Done::User(Box::new(user.clone())),
+            Ok(Some((user, event))) => {
+                self.admins += i64::from(role == Role::Admin) - i64::from(was == Role::Admin);
+                self.changed_roles.insert(id, role);
+                self.put(unit, user, event, meta)
+            }
+            Err(refusal) => Done::Refused(refusal),
+        }
+    }
+
+    /// Who has an address, however they spelled it.
+    fn owner(&self, email: &str) -> Option<CustomerId> {
+        domain::spellings(email).iter().find_map(|spelling| self.emails.get(spelling)).copied()
     }
 
     fn put(&mut self, unit: &mut Unit<'_>, user: User, event: Event, meta: &Meta) -> Done {
@@ -249,7 +301,7 @@ impl Batch {
         }
     }
 
-    fn rotate(&mut self, shown: &TokenHash, next: TokenHash, holds: Duration) -> Done {
+    fn rotate(&mut self, shown: &TokenHash, next: TokenHash, sealed: &[u8], holds: Duration) -> Done {
         let refused = Done::Refused(Refusal::InvalidRefreshToken);
         let Some(token) = self.tokens.get_mut(shown) else { return refused };
         if self.ended_families.contains(&token.family) || self.ended_users.contains(&token.user_id) {
@@ -259,11 +311,16 @@ impl Batch {
         match token.show(self.now) {
             Shown::Good => {
                 token.used = true;
+                token.successor = Some(Successor { exchanged: self.now, sealed: sealed.to_vec() });
                 self.changed_tokens.insert(*shown);
                 let (family, user_id, expires) = (token.family, token.user_id, self.now.plus(holds));
                 let done = Done::User(Box::new(user.clone()));
-                self.keep(RefreshToken { hash: next, family, user_id, expires, used: false });
+                self.keep(RefreshToken { hash: next, family, user_id, expires, used: false, successor: None });
                 done
+            }
+            Shown::Again => {
+                let sealed = token.successor.as_ref().map(|successor| successor.sealed.clone());
+                Done::Again(Box::new(user.clone()), sealed.unwrap_or_default())
             }
             Shown::Reused => {
                 tracing::warn!(user.id = %token.user_id, "a refresh token was used twice; its family is revoked");
@@ -297,8 +354,10 @@ impl Batch {
         {
             store::save_keys(conn, &self.keys, &keys).await?;
         }
-        if self.is_sweep {
+        store::note_roles(conn, &self.changed_roles.into_iter().collect::<Vec<_>>(), self.now).await?;
+        if let Some(token) = self.swept {
             store::drop_expired(conn, self.now).await?;
+            store::drop_roles(conn, self.now.minus(token)).await?;
         }
         Ok(())
     }

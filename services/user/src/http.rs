@@ -13,14 +13,15 @@ use contract::{CustomerId, Meta, Timestamp, Trace};
 use eventlog::{Answer, Job, Writer};
 use kit::{
     auth::{Caller, MaybeCaller, Role},
-    http::{ApiResult, FieldError, Json, Peer, Problem, Routes, Traced},
+    http::{ApiResult, FieldError, Json, Path, Peer, Problem, Query, Routes, Traced},
+    text,
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
 };
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
@@ -30,8 +31,9 @@ use crate::{
     handler::{Done, Handler, TokenHash, Work},
     keys::Keyring,
     limiter::Limiter,
+    newcomers::Newcomers,
     password::{Passwords, secret_text},
-    store,
+    store, vault,
 };
 
 /// What the handlers share.
@@ -40,6 +42,7 @@ pub(crate) struct Desk {
     pub keyring: Arc<Keyring>,
     pub passwords: Passwords,
     pub limiter: Limiter,
+    pub newcomers: Newcomers,
     pub config: Config,
     pub logins: Family<Login, Counter>,
 }
@@ -59,6 +62,8 @@ pub(crate) fn routes(desk: Arc<Desk>) -> Routes {
         .routes(routes!(refresh))
         .routes(routes!(logout))
         .routes(routes!(read_profile, change_profile))
+        .routes(routes!(accounts))
+        .routes(routes!(change_role))
         .routes(routes!(jwks))
         .with_state(desk)
 }
@@ -72,6 +77,9 @@ fn refused(refusal: Refusal) -> Problem {
             let detail = "the refresh token is unknown, expired, revoked or was used before: log in again";
             Problem::new(StatusCode::UNAUTHORIZED, "invalid_refresh_token", detail)
         }
+        Refusal::LastAdmin => {
+            Problem::conflict("last_admin", "nobody else could give roles any more: make somebody else an admin first")
+        }
         Refusal::AdminExists => Problem::conflict("admin_exists", "there is an admin already"),
         Refusal::SessionsEnded => {
             let detail = "the password was changed, or all sessions were ended, while this was under way: nothing was done";
@@ -83,19 +91,28 @@ fn refused(refusal: Refusal) -> Problem {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Registration {
-    /// Kept in lower case.
-    #[schema(example = "ann@example.com")]
+    /// Kept composed (NFC) and in lower case; it belongs to one account however it is typed.
+    #[schema(
+        max_length = 254,
+        pattern = "^[^@\\s\\x00-\\x1f\\x7f]+@[^@.\\s\\x00-\\x1f\\x7f]+(\\.[^@.\\s\\x00-\\x1f\\x7f]+)*$",
+        example = "ann@example.com"
+    )]
     email: String,
-    #[schema(min_length = 12, max_length = 128, example = "correct horse battery")]
+    /// Compared composed (NFC), so that it is the same from any keyboard.
+    #[schema(min_length = 12, max_length = 128, pattern = "^[^\\x00-\\x1f\\x7f]*$", example = "correct horse battery")]
     password: String,
-    #[schema(min_length = 1, max_length = 200, example = "Ann")]
+    #[schema(min_length = 1, max_length = 200, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$", example = "Ann")]
     name: String,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Credentials {
-    #[schema(example = "ann@example.com")]
+    #[schema(
+        max_length = 254,
+        pattern = "^[^@\\s\\x00-\\x1f\\x7f]+@[^@.\\s\\x00-\\x1f\\x7f]+(\\.[^@.\\s\\x00-\\x1f\\x7f]+)*$",
+        example = "ann@example.com"
+    )]
     email: String,
     #[schema(example = "correct horse battery")]
     password: String,
@@ -110,14 +127,32 @@ struct Refresh {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ProfileChange {
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$")]
     name: Option<String>,
     /// Needs `current_password`.
+    #[schema(max_length = 254, pattern = "^[^@\\s\\x00-\\x1f\\x7f]+@[^@.\\s\\x00-\\x1f\\x7f]+(\\.[^@.\\s\\x00-\\x1f\\x7f]+)*$")]
     email: Option<String>,
     /// Needs `current_password`; ends all sessions.
-    #[schema(min_length = 12, max_length = 128)]
+    #[schema(min_length = 12, max_length = 128, pattern = "^[^\\x00-\\x1f\\x7f]*$")]
     password: Option<String>,
     current_password: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct RoleChange {
+    role: Role,
+    /// Why, for the log.
+    #[schema(min_length = 1, max_length = 500, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$", example = "joins the support team")]
+    reason: String,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct AccountsQuery {
+    /// The address of an account.
+    #[param(max_length = 254)]
+    email: String,
 }
 
 /// An account as its owner sees it.
@@ -150,6 +185,7 @@ struct Tokens {
     expires_in: u32,
 }
 
+pub(crate) const REASON_CHARS_MAX: usize = 500;
 const NO_STORE: [(HeaderName, &str); 1] = [(header::CACHE_CONTROL, "no-store")];
 
 /// Collects what is wrong with the fields of a request, so that all of it is told at once.
@@ -208,7 +244,7 @@ impl Desk {
         };
         // Before the queue for a hasher, so that whoever has to wait anyway does not stand in it.
         self.limiter.check(email, address, self.now()).map_err(limited)?;
-        let user = store::by_email(self.writer.log(), email).await?;
+        let user = store::by_email(self.writer.log(), &domain::spellings(email)).await?;
         let turn = self.passwords.turn().await?;
         let attempt = self.limiter.begin(email, address, self.now()).map_err(limited)?;
         let hash = user.as_ref().map(|user| user.password.clone());
@@ -237,16 +273,25 @@ fn token_hash(token: &str) -> TokenHash {
 
 /// Makes an account of a customer.
 #[utoipa::path(post, path = "/v1/register", request_body = Registration, responses(
-    (status = 201, body = Profile), (status = 409, description = "`email_taken`"), (status = 422, description = "`invalid`")))]
+    (status = 201, body = Profile), (status = 409, description = "`email_taken`"), (status = 422, description = "`invalid`"),
+    (status = 429, description = "`too_many_registrations`: more than 200 from the address in 15 minutes"),
+    (status = 503, description = "`overloaded`: too many register at once")))]
 async fn register(
     State(desk): Shared,
+    Peer(address): Peer,
     Traced(trace): Traced,
     Json(Registration { email, password, name }): Json<Registration>,
 ) -> ApiResult<impl IntoResponse> {
     let id = CustomerId(desk.writer.log().env().id());
     let mut user = new_user(id, &email, &password, &name, Role::Customer)?;
     user.registered = desk.now();
-    user.password = desk.passwords.hash(password).await?;
+    let limited = |wait| {
+        let detail = "too many registrations from this address; come back later";
+        Problem::too_many("too_many_registrations", detail, wait)
+    };
+    desk.limiter.register(address, desk.now()).map_err(limited)?;
+    let share = desk.newcomers.turn().await?;
+    user.password = desk.passwords.hash_with(password, share).await?;
     let actor = Caller { id, role: Role::Customer }.actor();
     let user = desk.request_user(Work::Register(Box::new(user)), Some(actor), trace).await?;
     Ok((StatusCode::CREATED, [(header::LOCATION, "/v1/profile")], Json(Profile::from(user))))
@@ -263,7 +308,7 @@ async fn login(
     Traced(trace): Traced,
     Json(Credentials { email, password }): Json<Credentials>,
 ) -> ApiResult<impl IntoResponse> {
-    let email = domain::email(&email).map_err(|detail| Problem::invalid("email", detail))?;
+    let email = domain::typed_email(&email).map_err(|detail| Problem::invalid("email", detail))?;
     let Some(user) = desk.authenticate(&email, password, address).await? else {
         let detail = "no account has this e-mail address and password";
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "invalid_credentials", detail));
@@ -271,14 +316,15 @@ async fn login(
     let refresh_token = secret_text();
     let (hash, family) = (token_hash(&refresh_token), desk.writer.log().env().id());
     let expires = desk.now().plus(desk.config.refresh_token());
-    let kept = RefreshToken { hash, family, user_id: user.id, expires, used: false };
+    let kept = RefreshToken { hash, family, user_id: user.id, expires, used: false, successor: None };
     let opened = desk.request_user(Work::Issue(user.proof(), kept), None, trace).await;
     desk.count(if opened.is_ok() { "succeeded" } else { "failed" });
     let user = opened?;
     Ok(desk.tokens(&user, refresh_token))
 }
 
-/// Gives new tokens for a refresh token, which is good once: whoever shows it again ends all that came out of its login.
+/// Gives new tokens for a refresh token, which is good once. Whoever shows it again within 10 seconds gets the same refresh token again, as
+/// an answer may be lost; whoever shows it later ends all that came out of its login.
 #[utoipa::path(post, path = "/v1/refresh", request_body = Refresh, responses(
     (status = 200, body = Tokens), (status = 401, description = "`invalid_refresh_token`")))]
 async fn refresh(
@@ -287,14 +333,24 @@ async fn refresh(
     Json(Refresh { refresh_token }): Json<Refresh>,
 ) -> ApiResult<impl IntoResponse> {
     let next = secret_text();
-    let work = Work::Rotate { shown: token_hash(&refresh_token), next: token_hash(&next), holds: desk.config.refresh_token() };
-    let user = desk.request_user(work, None, trace).await?;
-    Ok(desk.tokens(&user, next))
+    let (shown, sealed) = (token_hash(&refresh_token), vault::seal_successor(&refresh_token, &next));
+    let work = Work::Rotate { shown, next: token_hash(&next), sealed, holds: desk.config.refresh_token() };
+    match desk.request(work, None, trace).await? {
+        Done::User(user) => Ok(desk.tokens(&user, next)),
+        Done::Again(user, sealed) => {
+            let same = vault::open_successor(&refresh_token, &sealed).ok_or_else(|| {
+                tracing::error!(user.id = %user.id, "the successor of a refresh token can't be read");
+                Problem::internal()
+            })?;
+            Ok(desk.tokens(&user, same))
+        }
+        done => unreachable!("an account was asked for, not {done:?}"),
+    }
 }
 
 /// Ends the session of a refresh token; without a body, all sessions of the caller. Access tokens hold until they expire.
-#[utoipa::path(post, path = "/v1/logout", request_body(content = Option<Refresh>), responses((status = 204)),
-    security((), ("bearer" = [])))]
+#[utoipa::path(post, path = "/v1/logout", request_body(content = Option<Refresh>), responses((status = 204),
+    (status = 401, description = "neither a refresh token nor a caller")), security((), ("bearer" = [])))]
 async fn logout(
     State(desk): Shared,
     MaybeCaller(caller): MaybeCaller,
@@ -356,8 +412,44 @@ async fn change_profile(
     Ok(Json(desk.request_user(work, Some(caller.actor()), trace).await?.into()))
 }
 
-/// The public keys that access tokens are verified with: the one that signs, the next one, and those retired a moment ago.
+/// Finds the account of an address, to be given another role. For admins.
+#[utoipa::path(get, path = "/v1/users", params(AccountsQuery), responses(
+    (status = 200, body = Profile), (status = 403, description = "not an admin"), (status = 404)), security(("bearer" = [])))]
+async fn accounts(
+    State(desk): Shared,
+    caller: Caller,
+    Query(AccountsQuery { email }): Query<AccountsQuery>,
+) -> ApiResult<Json<Profile>> {
+    caller.require(Role::Admin)?;
+    let email = domain::typed_email(&email).map_err(|detail| Problem::invalid("email", detail))?;
+    let user = store::by_email(desk.writer.log(), &domain::spellings(&email)).await?.ok_or_else(Problem::not_found)?;
+    Ok(Json(user.into()))
+}
+
+/// Gives an account another role. Tokens that say the old one are refused within a minute, everywhere; a refresh gives one that says the
+/// new one. Recorded with who and why. For admins.
+#[utoipa::path(patch, path = "/v1/users/{id}/role", request_body = RoleChange, params(("id" = Uuid, Path)), responses(
+    (status = 200, body = Profile), (status = 403, description = "not an admin"), (status = 404),
+    (status = 409, description = "`last_admin`"), (status = 422, description = "`invalid`")), security(("bearer" = [])))]
+async fn change_role(
+    State(desk): Shared,
+    caller: Caller,
+    Traced(trace): Traced,
+    Path(id): Path<CustomerId>,
+    Json(RoleChange { role, reason }): Json<RoleChange>,
+) -> ApiResult<Json<Profile>> {
+    caller.require(Role::Admin)?;
+    let reason = text::line(&reason, REASON_CHARS_MAX).map_err(|detail| Problem::invalid("reason", detail))?;
+    let user = desk.request_user(Work::Role { id, role, reason }, Some(caller.actor()), trace).await?;
+    desk.keyring.verifier().set_role(user.id, user.role);
+    Ok(Json(user.into()))
+}
+
+/// The public keys that access tokens are verified with: the one that signs, the next one, and those retired a moment ago. Beside
+/// them `roles`: accounts whose role was changed a moment ago, with the new one; a token that says another is not to be believed.
 #[utoipa::path(get, path = "/.well-known/jwks.json", responses((status = 200, description = "A JWK set (RFC 7517)")))]
-async fn jwks(State(desk): Shared) -> impl IntoResponse {
-    ([(header::CACHE_CONTROL, "public, max-age=300")], Json(desk.keyring.jwks()))
+async fn jwks(State(desk): Shared) -> ApiResult<impl IntoResponse> {
+    let roles = crate::roles(&desk.writer, desk.config.access_token()).await?;
+    // Not longer than a role that was taken away may go on being believed.
+    Ok(([(header::CACHE_CONTROL, "public, max-age=15")], Json(desk.keyring.jwks(&roles))))
 }

@@ -1,4 +1,4 @@
-//! How often a login may fail: per account and per address, in a window that slides.
+//! How often a login may fail, per account and per address, and how often an address may register, in a window that slides.
 //!
 //! Never here: what a login is. In memory and per process: a restart forgets, and each replica counts by itself.
 
@@ -19,15 +19,18 @@ const KEYS_MAX: usize = 50_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
-    /// The address as typed, in lower case, whether there is such an account or not: an unknown one must not look different.
+    /// The address as typed, in lower case and composed, whether there is such an account or not: an unknown one must not look different.
     Account(String),
     Address(IpAddr),
+    /// Registrations from an address.
+    Newcomers(IpAddr),
 }
 
-/// Counts failed logins.
+/// Counts failed logins, and registrations.
 pub(crate) struct Limiter {
     per_account: usize,
     per_address: usize,
+    newcomers: usize,
     failed: Mutex<HashMap<Key, VecDeque<Timestamp>>>,
 }
 
@@ -40,7 +43,8 @@ pub(crate) struct Attempt {
 impl Limiter {
     pub(crate) fn new(config: &Config) -> Self {
         let (per_account, per_address) = (config.login_failures_per_account, config.login_failures_per_address);
-        Self { per_account: per_account as usize, per_address: per_address as usize, failed: Mutex::default() }
+        let newcomers = config.registrations_per_address as usize;
+        Self { per_account: per_account as usize, per_address: per_address as usize, newcomers, failed: Mutex::default() }
     }
 
     /// Whether another attempt may be made now; takes no note of it.
@@ -64,17 +68,35 @@ impl Limiter {
             return Err(wait);
         }
         for key in &keys {
-            if failed.len() >= KEYS_MAX && !failed.contains_key(key) {
-                forget(&mut failed, now);
-            }
-            let bound = self.bound(key);
-            let times = failed.entry(key.clone()).or_default();
-            if times.len() == bound {
-                times.pop_front();
-            }
-            times.push_back(now);
+            self.note(&mut failed, key, now);
         }
         Ok(Attempt { keys, at: now })
+    }
+
+    /// Takes note of a registration, whatever comes of it.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub(crate) fn register(&self, address: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
+        let Some(key) = address.map(|address| Key::Newcomers(network(address))) else { return Ok(()) };
+        let mut failed = self.failed();
+        if let Some(wait) = self.wait(&failed, &key, now) {
+            return Err(wait);
+        }
+        self.note(&mut failed, &key, now);
+        Ok(())
+    }
+
+    fn note(&self, failed: &mut HashMap<Key, VecDeque<Timestamp>>, key: &Key, now: Timestamp) {
+        if failed.len() >= KEYS_MAX && !failed.contains_key(key) {
+            forget(failed, now);
+        }
+        let bound = self.bound(key);
+        let times = failed.entry(key.clone()).or_default();
+        if times.len() == bound {
+            times.pop_front();
+        }
+        times.push_back(now);
     }
 
     /// Takes an attempt off the count.
@@ -95,6 +117,7 @@ impl Limiter {
         match key {
             Key::Account(_) => self.per_account,
             Key::Address(_) => self.per_address,
+            Key::Newcomers(_) => self.newcomers,
         }
     }
 
@@ -111,7 +134,7 @@ impl Limiter {
 }
 
 fn keys(email: &str, address: Option<IpAddr>) -> Vec<Key> {
-    let account = Key::Account(email.to_owned());
+    let account = Key::Account(kit::text::composed(email));
     std::iter::once(account).chain(address.map(|address| Key::Address(network(address)))).collect()
 }
 
@@ -179,6 +202,16 @@ mod tests {
         }
         assert!(limiter.check("another", address(99), NOW).is_err(), "the same /64");
         assert!(limiter.check("another", Some([1, 2, 3, 4].into()), NOW).is_ok());
+    }
+
+    #[test]
+    fn an_address_registers_so_often_and_no_more_and_logs_in_none_the_less() {
+        let limiter = Limiter::new(&Config { registrations_per_address: 2, ..Config::default() });
+        let (one, other) = (Some([1, 2, 3, 4].into()), Some([1, 2, 3, 5].into()));
+        assert!(limiter.register(one, after(0)).is_ok() && limiter.register(one, after(1)).is_ok());
+        assert_eq!(limiter.register(one, after(2)), Err(Duration::from_secs(898)));
+        assert!(limiter.register(other, after(2)).is_ok() && limiter.check("a", one, after(2)).is_ok());
+        assert!(limiter.register(one, after(900)).is_ok());
     }
 
     #[test]

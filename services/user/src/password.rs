@@ -11,7 +11,7 @@ use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
 };
-use kit::http::Problem;
+use kit::{http::Problem, text};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
@@ -46,8 +46,7 @@ impl Passwords {
         let params = Params::new(config.password_memory_kib, config.password_passes, 1, None)
             .expect("the bounds of the configuration are within Argon2's");
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let hashers = config.password_hashers.map_or(cores, |hashers| hashers.get() as usize);
+        let hashers = config.hashers();
         let decoy = hash(&argon2, &secret_text());
         let (hashers, waiting) = (Arc::new(Semaphore::new(hashers)), AtomicUsize::new(0));
         Self { inner: Arc::new(Inner { argon2, hashers, waiting, decoy }) }
@@ -71,7 +70,22 @@ impl Passwords {
     /// # Errors
     /// 503 when too many wait already.
     pub(crate) async fn hash(&self, password: String) -> Result<String, Problem> {
-        self.turn().await?.work(move |inner| hash(&inner.argon2, &password)).await
+        self.hash_with(password, ()).await
+    }
+
+    /// The same, keeping something until it is done, also where nobody waits for it any more.
+    ///
+    /// # Errors
+    /// 503 when too many wait already.
+    pub(crate) async fn hash_with(&self, password: String, kept: impl Send + 'static) -> Result<String, Problem> {
+        self.turn()
+            .await?
+            .work(move |inner| {
+                let hash = hash(&inner.argon2, &text::composed(&password));
+                drop(kept);
+                hash
+            })
+            .await
     }
 }
 
@@ -100,8 +114,12 @@ impl Turn {
         self.work(move |inner| {
             let is_known = hash.is_some();
             let hash = hash.unwrap_or_else(|| inner.decoy.clone());
-            let is_right =
-                PasswordHash::new(&hash).is_ok_and(|hash| inner.argon2.verify_password(password.as_bytes(), &hash).is_ok());
+            let is_right = PasswordHash::new(&hash).is_ok_and(|hash| {
+                let is_it = |text: &str| inner.argon2.verify_password(text.as_bytes(), &hash).is_ok();
+                // As typed too: passwords from before they were composed are kept so.
+                let composed = text::composed(&password);
+                is_it(&composed) || (composed != password && is_it(&password))
+            });
             is_right && is_known
         })
         .await

@@ -16,7 +16,7 @@ use crate::{
     payment::{self, *},
     product::{self, *},
     saga::{self, SagaEnded, SagaMoved, SagaStarted, SagaStuck},
-    user::{self, ProfileChanged, UserRegistered},
+    user::{self, ProfileChanged, RoleChanged, UserRegistered},
 };
 
 /// Whether data of a schema version are read as one certain payload.
@@ -258,6 +258,7 @@ fn of_the_rest() -> Vec<BoxedStrategy<Case>> {
     vec![
         of::<user::Event>(made!(UserRegistered { user_id: id(), role: text() })),
         of::<user::Event>(made!(ProfileChanged { user_id: id() })),
+        of::<user::Event>(made!(RoleChanged { user_id: id(), from: text(), to: text(), reason: text() })),
         of::<Notified>(queued),
         of::<Notified>(delivered),
         of::<Notified>(given_up),

@@ -46,7 +46,7 @@ const DEAD_LETTER_HEADERS: [(&str, bool, &str, &str); 8] = [
     ("dlq_original_topic", true, "", "Where the record was found"),
     ("dlq_original_partition", true, "^[0-9]+$", "Where the record was found"),
     ("dlq_original_offset", true, "^[0-9]+$", "Where the record was found"),
-    ("dlq_consumer_group", true, "", "Who could not handle it"),
+    ("dlq_consumer_group", true, "", "Whose consumer group could not handle it"),
     ("dlq_error_type", true, "^(undecodable|unknown_type|refused|forged)$", "What is wrong with it"),
     ("dlq_error_message", true, "", "What is wrong with it, in words"),
     ("dlq_attempts", true, "^[0-9]+$", "How often it was tried"),

@@ -173,7 +173,7 @@ fn a_dead_letter_says_in_its_headers_what_its_data_says() {
     let record = published(&letter);
     let added = record.headers.iter().filter(|(name, _)| name.starts_with("dlq_"));
     let found: Vec<String> = added.map(|(name, value)| format!("{name}: {}", str::from_utf8(value).unwrap())).collect();
-    let said = "dlq_original_topic: order.events.v1, dlq_original_partition: 3, dlq_original_offset: 42, dlq_consumer_group: order, \
+    let said = "dlq_original_topic: order.events.v1, dlq_original_partition: 3, dlq_original_offset: 42, dlq_consumer_group: skald-order, \
                 dlq_error_type: undecodable, dlq_error_message: the value is not UTF-8, dlq_attempts: 1, dlq_replay_count: 2";
     assert_eq!(found.join(", "), said);
     let (read, _) = decode("order.events.v1.dlq", &record).unwrap();

@@ -3,7 +3,7 @@
 //! Fetched at the start, from time to time, and when a token names a key that is not known. Never here: whether a token is good.
 //! A set that was read holds until a better one comes: the user service may be away for as long as its tokens hold.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::HashMap, fmt, str::FromStr, time::Duration};
 
 use axum::http::{Request, StatusCode, Uri, header, uri::Scheme};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -15,17 +15,19 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::{net::TcpStream, sync::watch};
 
-use super::{AUDIENCE, ISSUER, PublicKey, Verifier};
+use super::{AUDIENCE, ISSUER, PublicKey, Role, Roles, Verifier};
 use crate::{Tasks, http::Check, outgoing::within};
 
 /// How long one fetch may take.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// A set of a few keys has a few hundred bytes.
-const BODY_BYTES_MAX: usize = 64 * 1024;
-/// How often the set is fetched anyway. The user service publishes a key long before it signs with it.
-const EVERY: Duration = Duration::from_secs(300);
+/// A set of a few keys has a few hundred bytes, and each role that was changed a moment ago 60.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// How often the set is fetched anyway. The user service publishes a key long before it signs with it; but a role that was taken away
+/// is to be known within a minute, also where the first try fails.
+const EVERY: Duration = Duration::from_secs(20);
 /// The shortest time between two fetches: tokens with made-up keys must not make a storm.
 const SPACING: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -116,9 +118,10 @@ async fn follow(url: JwksUrl, verifier: Verifier, rounds: Rounds, env: Env) {
     for number in 1.. {
         let fetched = within(&env, DEADLINE, fetch(&url)).await.unwrap_or_else(|| Err("no answer in time".to_owned()));
         let failed = match fetched {
-            Ok(keys) => {
+            Ok((keys, roles)) => {
                 failures = 0;
                 verifier.set_keys(keys);
+                verifier.set_roles(roles);
                 None
             }
             Err(error) => {
@@ -130,7 +133,7 @@ async fn follow(url: JwksUrl, verifier: Verifier, rounds: Rounds, env: Env) {
         rounds.done.send_replace(Round { number, ended: env.now(), failed });
         let pause = match failures {
             // Not all replicas at once.
-            0 => EVERY + Duration::from_millis(env.random() % 30_000),
+            0 => EVERY + Duration::from_millis(env.random() % 5_000),
             _ => backoff(&env, failures, RETRY_FIRST, RETRY_CAP),
         };
         let asked = async {
@@ -145,7 +148,7 @@ async fn follow(url: JwksUrl, verifier: Verifier, rounds: Rounds, env: Env) {
 }
 
 /// One request on a connection of its own.
-async fn fetch(JwksUrl(uri): &JwksUrl) -> Result<Vec<PublicKey>, String> {
+async fn fetch(JwksUrl(uri): &JwksUrl) -> Result<(Vec<PublicKey>, Roles), String> {
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(told)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(told)?;
@@ -167,7 +170,7 @@ async fn fetch(JwksUrl(uri): &JwksUrl) -> Result<Vec<PublicKey>, String> {
         // It ends with the last byte, which may not have been read yet.
         _ = connection => answer.await,
     }?;
-    read_jwks(&body)
+    Ok((read_jwks(&body)?, read_roles(&body)))
 }
 
 fn told(error: impl std::error::Error) -> String {
@@ -204,6 +207,17 @@ pub fn read_jwks(body: &[u8]) -> Result<Vec<PublicKey>, String> {
     if keys.is_empty() { Err("a JWK set without an Ed25519 key".to_owned()) } else { Ok(keys) }
 }
 
+/// The roles that were changed a moment ago, as our user service puts them beside its keys; what can't be read is none.
+pub fn read_roles(body: &[u8]) -> Roles {
+    #[derive(Deserialize)]
+    struct Beside {
+        roles: HashMap<String, Value>,
+    }
+    let roles = serde_json::from_slice::<Beside>(body).map_or_else(|_| HashMap::new(), |beside| beside.roles);
+    let read = |(id, role): (String, Value)| Some((id.parse().ok()?, Role::parse(role.as_str()?)?));
+    roles.into_iter().filter_map(read).collect()
+}
+
 fn public(Jwk { kty, crv, kid, x, purpose, alg }: Jwk) -> Option<PublicKey> {
     let is_ours = (kty.as_str(), crv.as_str()) == ("OKP", "Ed25519")
         && purpose.is_none_or(|purpose| purpose == "sig")
@@ -237,6 +251,15 @@ mod tests {
         for bad in [json!({ "keys": others }), json!({}), json!([]), json!({"keys": {}})] {
             assert!(read_jwks(bad.to_string().as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn roles_beside_the_keys_are_read_and_nonsense_is_none() {
+        let id = uuid::Uuid::from_u128(7);
+        let read = |roles: Value| read_roles(json!({ "keys": [], "roles": roles }).to_string().as_bytes());
+        let roles = read(json!({ id.to_string(): "customer", "x": "admin", uuid::Uuid::nil().to_string(): "king" }));
+        assert_eq!(roles, Roles::from([(id.into(), Role::Customer)]));
+        assert!(read(json!([])).is_empty() && read_roles(b"{}").is_empty() && read_roles(b"x").is_empty());
     }
 
     #[test]

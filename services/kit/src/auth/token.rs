@@ -44,6 +44,16 @@ pub fn jwks(keys: &[PublicKey]) -> Value {
     json!({ "keys": keys.collect::<Vec<_>>() })
 }
 
+/// What accounts may do whose role was changed a moment ago: a token that says something else is refused.
+pub type Roles = HashMap<CustomerId, Role>;
+
+/// The same set with these roles beside the keys; RFC 7517 lets readers pass over members that they do not know.
+pub fn jwks_with(keys: &[PublicKey], roles: &Roles) -> Value {
+    let mut set = jwks(keys);
+    set["roles"] = json!(roles);
+    set
+}
+
 #[derive(Serialize, Deserialize)]
 struct Claims {
     iss: String,
@@ -118,6 +128,7 @@ struct VerifierInner {
     keys: RwLock<Option<Keys>>,
     validation: Validation,
     verified: RwLock<Verified>,
+    roles: RwLock<Roles>,
     env: Env,
     /// When it was last said that a token is not valid yet.
     told: AtomicI64,
@@ -182,8 +193,8 @@ impl Verifier {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         let keys = RwLock::new(keys);
-        let (verified, told) = Default::default();
-        Self { inner: Arc::new(VerifierInner { keys, validation, verified, env, told, rounds }) }
+        let (verified, roles, told) = Default::default();
+        Self { inner: Arc::new(VerifierInner { keys, validation, verified, roles, env, told, rounds }) }
     }
 
     /// Changes the keys; tokens of keys that are gone are refused from now on.
@@ -194,6 +205,16 @@ impl Verifier {
             *keys = new;
             *self.inner.verified.write().unwrap_or_else(PoisonError::into_inner) = Verified::default();
         }
+    }
+
+    /// Changes the roles that were changed a moment ago: all of them.
+    pub fn set_roles(&self, roles: Roles) {
+        *self.inner.roles.write().unwrap_or_else(PoisonError::into_inner) = roles;
+    }
+
+    /// Takes note of one more role that was changed, without waiting for the next round.
+    pub fn set_role(&self, id: CustomerId, role: Role) {
+        self.inner.roles.write().unwrap_or_else(PoisonError::into_inner).insert(id, role);
     }
 
     pub(super) fn has_keys(&self) -> bool {
@@ -233,7 +254,9 @@ impl Verifier {
                 verified
             }
         };
-        if expires <= seconds(now) { Err(Unverified::Bad) } else { Ok(caller) }
+        let roles = self.inner.roles.read().unwrap_or_else(PoisonError::into_inner);
+        let has_another_role = roles.get(&caller.id).is_some_and(|role| *role != caller.role);
+        if expires <= seconds(now) || has_another_role { Err(Unverified::Bad) } else { Ok(caller) }
     }
 
     fn decode(&self, token: &str, now: Timestamp) -> Result<(Caller, i64), Unverified> {

@@ -3,6 +3,8 @@
 //! Never here: what an operation means; that stands at its handler. All assets are in the binary, and nothing is inline, so
 //! that the page works offline and under a strict content security policy.
 
+mod shape;
+
 use axum::{
     Router,
     extract::Path,
@@ -40,6 +42,10 @@ fn asset(kind: &'static str, body: impl IntoResponse) -> Response {
     (headers, body).into_response()
 }
 
+fn tag(service: &str) -> Value {
+    json!({ "name": service, "description": format!("What the {service} service answers") })
+}
+
 /// One document of all services: operations tagged by service, every error a problem, tokens described.
 fn whole(title: &str, documents: Vec<(&'static str, OpenApi)>) -> Value {
     let mut whole = json!({
@@ -50,10 +56,11 @@ fn whole(title: &str, documents: Vec<(&'static str, OpenApi)>) -> Value {
             "description": "Errors are application/problem+json (RFC 9457). Money is integer minor units. Times are RFC 3339 in UTC.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
-        "tags": documents.iter().map(|(service, _)| json!({ "name": service })).collect::<Vec<_>>(),
+        "servers": [{ "url": "/", "description": "Where this document came from" }],
+        "tags": documents.iter().map(|(service, _)| tag(service)).collect::<Vec<_>>(),
         "paths": {},
         "components": {
-            "schemas": { "Problem": problem_schema() },
+            "schemas": { "Problem": shape::problem_schema() },
             "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
         },
     });
@@ -62,25 +69,14 @@ fn whole(title: &str, documents: Vec<(&'static str, OpenApi)>) -> Value {
         for (path, mut item) in members(document["paths"].take()) {
             let operations =
                 item.as_object_mut().into_iter().flat_map(|item| item.values_mut()).filter(|value| value.is_object());
-            for operation in operations {
-                operation["tags"] = json!([service]);
-                // Every response must have a description; the status' own words where a handler has none.
-                for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
-                    if response["description"].is_null() {
-                        let status = status.parse::<StatusCode>().ok();
-                        response["description"] = status.and_then(|status| status.canonical_reason()).into();
-                    }
-                }
-                if operation["responses"]["default"].is_null() {
-                    operation["responses"]["default"] = problem_response();
-                }
-            }
+            operations.for_each(|operation| shape::operation(operation, service));
             whole["paths"][path] = item;
         }
         for (name, schema) in members(document["components"]["schemas"].take()) {
             whole["components"]["schemas"][name] = schema;
         }
     }
+    shape::drop_unused(&mut whole);
     whole
 }
 
@@ -91,28 +87,10 @@ fn members(value: Value) -> serde_json::Map<String, Value> {
     }
 }
 
-fn problem_response() -> Value {
-    let schema = json!({ "$ref": "#/components/schemas/Problem" });
-    json!({ "description": "What is wrong", "content": { "application/problem+json": { "schema": schema } } })
-}
-
-fn problem_schema() -> Value {
-    let text = json!({ "type": "string" });
-    let field = json!({ "type": "object", "properties": { "field": text, "detail": text }, "required": ["field", "detail"] });
-    json!({
-        "type": "object",
-        "description": "RFC 9457; `code` is for programs.",
-        "required": ["type", "title", "status", "detail", "code"],
-        "properties": {
-            "type": text, "title": text, "status": { "type": "integer" }, "detail": text, "instance": text, "code": text,
-            "trace_id": text, "errors": { "type": "array", "items": field },
-        },
-    })
-}
-
 /// Every code of the API, with its status and what to do about it.
 const CODES: &[(&str, u16, &str)] = &[
     ("admin_exists", 409, "There is an admin already; the first one is made once."),
+    ("body_timeout", 408, "The body did not come in time. Nothing was done; send it again."),
     ("deadline_exceeded", 503, "No answer in time. Repeat the request with the same Idempotency-Key: it is done once."),
     ("email_taken", 409, "Somebody registered this address before. Log in."),
     ("forbidden", 403, "The token is valid, but its role may not do this."),
@@ -124,7 +102,8 @@ const CODES: &[(&str, u16, &str)] = &[
     ("invalid_credentials", 401, "No account has this address and password."),
     ("invalid_refresh_token", 401, "The refresh token is unknown, expired, revoked or was used before. Log in again."),
     ("keys_unavailable", 503, "Tokens can't be checked yet. Nothing was changed; repeat it after Retry-After."),
-    ("malformed", 400, "The request can't be read, for example its body is not JSON."),
+    ("last_admin", 409, "Nobody else could give roles any more. Make somebody else an admin first."),
+    ("malformed", 400, "The request can't be read, for example its body is not JSON or begins with a byte order mark."),
     ("method_not_allowed", 405, "The path has other methods: see the Allow header."),
     ("not_enough_stock", 409, "Fewer pieces are on hand than are to be taken off."),
     ("not_found", 404, "It does not exist, or it is somebody else's."),
@@ -146,6 +125,7 @@ const CODES: &[(&str, u16, &str)] = &[
     ("too_large", 413, "A body has at most 64 KiB."),
     ("too_late_to_cancel", 409, "The payment is being captured or was; the order can't be cancelled any more."),
     ("too_many_logins", 429, "Too many failed logins. Come back after Retry-After."),
+    ("too_many_registrations", 429, "Too many registrations from this address. Come back after Retry-After."),
     ("too_much_stock", 409, "More pieces than can be counted."),
     ("unauthorized", 401, "The access token is missing, malformed or expired."),
     ("unavailable", 503, "Something that the request needs is away. Nothing was changed; repeat it after Retry-After."),
@@ -155,7 +135,7 @@ const CODES: &[(&str, u16, &str)] = &[
         503,
         "A newer build has written the order's saga; this one can't read it. Nothing was changed; repeat it later.",
     ),
-    ("unsupported_media_type", 415, "A body must be application/json."),
+    ("unsupported_media_type", 415, "A body must be application/json, and not compressed (no Content-Encoding)."),
     ("version_changed", 412, "It is not the version that If-Match names. Read it again."),
 ];
 

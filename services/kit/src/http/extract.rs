@@ -18,14 +18,15 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::{FieldError, Problem};
+use super::{FieldError, Problem, strict::Strict};
 
 /// The largest body that is read, in bytes.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// How much of a body that is too large is still taken off the wire, so that its sender gets to read the answer.
 const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 
-/// A JSON body: 415 for another content type, 413 over 64 KiB, 400 where it does not parse, 422 where it parses but is wrong.
+/// A JSON body: 415 for another content type, 413 over 64 KiB, 400 where it does not parse, 422 where it parses but is wrong. An array
+/// is never taken for an object.
 #[derive(Clone, Debug)]
 pub struct Json<T>(pub T);
 
@@ -108,8 +109,17 @@ pub(crate) async fn read(mut body: axum::body::Body) -> Result<Bytes, Problem> {
     }
 }
 
+/// U+FEFF in UTF-8. Some editors put it before a text; RFC 8259 forbids it before JSON, and parsers only say that no value is there.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 fn parse<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Problem> {
-    let value = serde_json::from_slice(raw).map_err(|error| wrong::<T>(raw, &error))?;
+    if raw.starts_with(BYTE_ORDER_MARK) {
+        let detail = "the body begins with a byte order mark (U+FEFF), which JSON must not: send it without";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "malformed", detail));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(raw);
+    let read = T::deserialize(Strict(&mut deserializer)).and_then(|value| deserializer.end().map(|()| value));
+    let value = read.map_err(|error| wrong::<T>(raw, &error))?;
     // An escaped NUL is good JSON and good UTF-8, but PostgreSQL can't store it. A plain search first: almost no body has one. Where
     // only fields that nobody asked for keep the rest from being read (a number out of range, a hundred brackets), it counts as one.
     if raw.windows(6).any(|window| window == b"\\u0000") && serde_json::from_slice(raw).map_or(true, |value| has_nul(&value)) {
@@ -128,7 +138,7 @@ fn wrong<T: DeserializeOwned>(raw: &[u8], error: &serde_json::Error) -> Problem 
     }
     // Read once more, now keeping track of where: the good case does not pay for it.
     let mut deserializer = serde_json::Deserializer::from_slice(raw);
-    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+    match serde_path_to_error::deserialize::<_, T>(Strict(&mut deserializer)) {
         Err(error) => {
             let path = error.path().to_string();
             let field = if path == "." { String::new() } else { path };

@@ -7,7 +7,7 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 use axum::{
     body::{Body, HttpBody},
     extract::{MatchedPath, Request, State},
-    http::{Method, StatusCode, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -17,8 +17,11 @@ use futures_util::{FutureExt, StreamExt};
 use tracing::Instrument;
 
 use super::{
-    Problem, Stopping, extract,
+    Problem, Stopping,
+    arriving::Awaited,
+    extract,
     room::{Room, is_stream},
+    serve::OverWire,
 };
 use crate::{
     auth::Verifier,
@@ -48,6 +51,7 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().and_then(|path| around.routes.get(path.as_str()));
     let route = route.unwrap_or(&around.unknown).clone();
+    let is_personal = request.headers().contains_key(header::AUTHORIZATION) || !matches!(method, Method::GET | Method::HEAD);
     let stopping = request.extensions().get::<Stopping>().cloned();
     request.extensions_mut().insert(arrival.own.clone());
     request.extensions_mut().insert(around.verifier.clone());
@@ -73,7 +77,7 @@ pub(crate) async fn around(State(around): State<Arc<Around>>, mut request: Reque
         }
     };
     let problem = response.extensions().get::<Problem>().map(|problem| problem.code);
-    let response = streamed(in_our_words(response, &path, &trace_id), stopping);
+    let response = guarded(streamed(in_our_words(response, &path, &trace_id), stopping), is_personal);
 
     let took = around.env.now().since(started);
     let status = response.status();
@@ -129,6 +133,15 @@ fn told(
 }
 
 async fn handle(env: &Env, request: Request, next: Next) -> Response {
+    if let Some(problem) = misaddressed(&request) {
+        return problem.into_response();
+    }
+    if is_encoded(request.headers()) {
+        let detail = "a body is taken as it is, not compressed: send it without Content-Encoding";
+        let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail);
+        // RFC 9110: what would have been taken.
+        return ([(header::ACCEPT_ENCODING, "identity")], problem).into_response();
+    }
     let is_too_large = request.body().size_hint().lower() > extract::BODY_BYTES_MAX as u64;
     if is_too_large {
         let Err(problem) = extract::read(request.into_body()).await else {
@@ -136,10 +149,19 @@ async fn handle(env: &Env, request: Request, next: Next) -> Response {
         };
         return problem.into_response();
     }
+    let body = Awaited::default();
+    let request = request.map(|arriving| body.watch(arriving));
+    let mut handling = std::pin::pin!(next.run(request));
     tokio::select! {
         biased;
-        response = next.run(request) => response,
+        response = &mut handling => response,
         () = env.sleep(HANDLER_DEADLINE) => {
+            if body.is_awaited() {
+                let detail = "the body did not come in time; nothing was done";
+                let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail);
+                // What is left of the body would be taken for the next request.
+                return ([(header::CONNECTION, "close")], problem).into_response();
+            }
             let detail = "no answer in time; whether it was done is not known: repeat it with the same Idempotency-Key";
             Problem::unavailable(detail).coded("deadline_exceeded").into_response()
         }
@@ -158,10 +180,40 @@ fn in_our_words(mut response: Response, path: &str, trace_id: &str) -> Response 
         None => return response,
     };
     let mut rendered = problem.render(Some(path), Some(trace_id));
-    if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
-        rendered.headers_mut().insert(header::ALLOW, allow);
+    for name in [header::ALLOW, header::ACCEPT_ENCODING, header::CONNECTION] {
+        if let Some(value) = response.headers_mut().remove(&name) {
+            rendered.headers_mut().insert(name, value);
+        }
     }
     rendered
+}
+
+/// RFC 9112: a request of HTTP/1.1 names one host. With two, what stands between might have gone by the other one. Held against what
+/// came over a connection: nobody misleads a call from within.
+fn misaddressed(request: &Request) -> Option<Problem> {
+    request.extensions().get::<OverWire>()?;
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let is_good = hosts == 1 || (hosts == 0 && request.version() < Version::HTTP_11);
+    let detail = format!("a request has one Host header, this one has {hosts}");
+    (!is_good).then(|| Problem::new(StatusCode::BAD_REQUEST, "malformed", detail))
+}
+
+/// No browser guesses what an answer is; and none keeps an answer that is about somebody, which is every answer to a token, to what
+/// changes something and to what went wrong. What an answer says itself of being kept holds.
+fn guarded(mut response: Response, is_personal: bool) -> Response {
+    let is_wrong = response.status().is_client_error() || response.status().is_server_error();
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if (is_personal || is_wrong) && !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// Whether the body is said to be compressed or the like, of which we undo nothing.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.map(<[u8]>::trim_ascii).any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// No body, or a plain sentence of axum's.
@@ -171,11 +223,13 @@ fn is_bare(response: &Response) -> bool {
 }
 
 /// An event stream never ends by itself: it ends when the process stops.
-fn streamed(response: Response, stopping: Option<Stopping>) -> Response {
-    let Some(Stopping(token)) = stopping else { return response };
+fn streamed(mut response: Response, stopping: Option<Stopping>) -> Response {
     if !is_stream(&response) {
         return response;
     }
+    // A proxy that gathers an answer before it passes it on would hold each event back: nginx does, unless it is told.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let Some(Stopping(token)) = stopping else { return response };
     response.map(|body| Body::from_stream(body.into_data_stream().take_until(token.cancelled_owned())))
 }
 

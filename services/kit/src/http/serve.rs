@@ -35,6 +35,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub struct Stopping(pub CancellationToken);
 
+/// In the extensions of a request that came over a connection, so that it is held to what the wire asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OverWire;
+
 /// Lets the process have as many open files as the system allows it; the usual start, 1,024, is less than what a door may hold.
 pub fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
@@ -79,6 +83,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, app: Router, stopping: 
     let answer = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(OverWire);
         // A router is always ready.
         app.clone().call(request)
     });

@@ -18,6 +18,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct PlaceOrder {
     /// At most 50 different products; equal ones are merged.
+    #[schema(min_items = 1)]
     pub items: Vec<ItemWanted>,
     pub payment: Payment,
     /// If given, the order is only taken at exactly this total.
@@ -194,7 +195,7 @@ pub(crate) struct Published {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Note {
     /// Why, for the audit. 1 to 500 characters.
-    #[schema(min_length = 1, max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$")]
     pub reason: String,
 }
 

@@ -4,16 +4,16 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration}
 
 use axum::{
     extract::State,
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::{
-        Sse,
+        IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
     },
 };
 use contract::{Message, OrderId};
 use engine::Instance;
 use eventlog::Error;
-use futures_util::stream::{self, Stream};
+use futures_util::stream;
 use kit::{
     auth::Caller,
     http::{ApiResult, Path, Problem},
@@ -37,17 +37,20 @@ const PAST_MAX: i64 = 200;
 /// Streams an order's history as it happens, from at most 200 entries back. `id` is the entry's version; a client that comes back with
 /// `Last-Event-ID` goes on after it, or with those 200 where it was away for longer.
 #[utoipa::path(get, path = "/v1/orders/{id}/events", tag = "order", security(("bearer" = [])),
-    params(("id" = uuid::Uuid, Path), ("Last-Event-ID" = Option<i64>, Header, description = "Go on after this event")),
-    responses((status = 200, body = String, content_type = "text/event-stream", description = "Ends with the saga"), (status = 404, description = "None, or somebody else's"),
+    params(("id" = uuid::Uuid, Path), ("Last-Event-ID" = Option<i64>, Header, minimum = 0, description = "Go on after this event")),
+    responses((status = 200, body = String, content_type = "text/event-stream", description = "Ends with the saga"),
+        (status = 204, description = "The saga has ended, and all of it was told: nothing to come back for"), (status = 404, description = "None, or somebody else's"),
         (status = 422, description = "`Last-Event-ID` is the id of no event of this order")))]
 pub(crate) async fn events(
     State(shop): State<Arc<Shop>>,
     caller: Caller,
     Path(id): Path<OrderId>,
     headers: HeaderMap,
-) -> ApiResult<Sse<impl Stream<Item = Result<Event, Infallible>>>> {
+) -> ApiResult<Response> {
     let after: i64 = match headers.get("last-event-id") {
         None => 0,
+        // A browser that has heard none says so in this way.
+        Some(value) if value.is_empty() => 0,
         Some(value) => value
             .to_str()
             .ok()
@@ -75,7 +78,11 @@ pub(crate) async fn events(
             told.tell(&row);
         }
     }
-    Ok(Sse::new(stream::unfold(told, Told::next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    if told.ended && told.rows.is_empty() {
+        // It has been told to its end. Browsers come back to a stream that ends, again and again, until they hear this.
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok(Sse::new(stream::unfold(told, Told::next)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
 fn unknown() -> Problem {

@@ -25,6 +25,7 @@ use crate::store;
 #[into_params(parameter_in = Query)]
 pub(crate) struct OrdersQuery {
     /// `pending`, `confirmed` or `cancelled`.
+    #[param(pattern = "^(pending|confirmed|cancelled)$")]
     status: Option<String>,
     #[serde(flatten)]
     #[param(ignore)]
@@ -52,6 +53,7 @@ pub(crate) async fn orders(
 #[into_params(parameter_in = Query)]
 pub(crate) struct SagasQuery {
     /// `open`, `ended` or `stuck`; all if not given.
+    #[param(pattern = "^(open|ended|stuck)$")]
     state: Option<String>,
     #[serde(flatten)]
     #[param(ignore)]

@@ -86,6 +86,10 @@ async fn checked(shop: &Shop, caller: Caller, body: PlaceOrder, context: Context
     if token.is_empty() || token.chars().count() > TOKEN_CHARS_MAX {
         return Err(Problem::invalid("payment.token", format!("must have 1 to {TOKEN_CHARS_MAX} characters")));
     }
+    if let Some(total) = body.expected_total.filter(|total| !total.currency.exists()) {
+        let detail = format!("{} is no currency of ISO 4217 that has a minor unit", total.currency);
+        return Err(Problem::invalid("expected_total.currency", detail));
+    }
     let wanted: Vec<Wanted> =
         body.items.iter().map(|item| Wanted { product_id: item.product_id, quantity: item.quantity }).collect();
     let basket = domain::basket(&wanted)?;

@@ -12,6 +12,7 @@ use eventlog::{Answer, Job};
 use kit::{
     auth::{Caller, Role},
     http::{ApiResult, Json, Path, Problem, Traced},
+    text,
 };
 use saga::{Word, order::Input};
 
@@ -28,7 +29,7 @@ const NOTE_CHARS_MAX: usize = 500;
 /// the step had been answered; `complete` ends it on the way it is going. The last two only past the capture or while
 /// compensating; the audit lists them as waivers.
 #[utoipa::path(post, path = "/v1/sagas/{id}/{verb}", tag = "order", security(("bearer" = [])), request_body = Note,
-    params(("id" = uuid::Uuid, Path), ("verb" = String, Path, description = "`retry`, `compensate`, `skip` or `complete`")),
+    params(("id" = uuid::Uuid, Path), ("verb" = String, Path, pattern = "^(retry|compensate|skip|complete)$", description = "`retry`, `compensate`, `skip` or `complete`")),
     responses((status = 202, body = OrderBody), (status = 403, description = "Not an operator"), (status = 404), (status = 409, description = "`not_in_this_state`")))]
 pub(crate) async fn steer(
     State(shop): State<Arc<Shop>>,
@@ -45,11 +46,9 @@ pub(crate) async fn steer(
         "complete" => Input::CompletionForced,
         _ => return Err(Problem::not_found()),
     };
-    if note.reason.is_empty() || note.reason.chars().count() > NOTE_CHARS_MAX {
-        return Err(Problem::invalid("reason", format!("must have 1 to {NOTE_CHARS_MAX} characters")));
-    }
+    let reason = text::line(&note.reason, NOTE_CHARS_MAX).map_err(|detail| Problem::invalid("reason", detail))?;
     let meta = Meta { correlation: Some(id.0), trace, actor: Some(caller.actor()), cause: None };
-    let work = Work::Steer { order_id: id, verb, note: Some(note.reason) };
+    let work = Work::Steer { order_id: id, verb, note: Some(reason) };
     match shop.writer.request(Job { work, meta }, None).await? {
         Answer::Done(Done::Unknown) => Err(Problem::not_found()),
         Answer::Done(Done::Unreadable) => Err(unreadable()),

@@ -105,7 +105,7 @@ fn standing(item: Option<&Item>) -> Result<&Item, Refusal> {
 
 fn decide_change(item: &Item, change: &ChangeProduct) -> Result<Option<Event>, Refusal> {
     check_version(item, &change.expected)?;
-    if change.sku.as_ref().is_some_and(|sku| *sku != item.sku) {
+    if change.sku.as_ref().is_some_and(|sku| !kit::text::is_same(sku, &item.sku)) {
         return Err(Refusal::SkuFixed);
     }
     let changed = ProductChanged {

@@ -3,7 +3,10 @@
 //! Never here: rules that need to know the product. From here values go to `http.rs` as commands and filters.
 
 use contract::{Currency, Money, ProductId, Timestamp, product::ProductAdded};
-use kit::http::{ApiResult, FieldError, Page, PageQuery, Problem};
+use kit::{
+    http::{ApiResult, FieldError, Page, PageQuery, Problem},
+    text,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -24,14 +27,14 @@ const SEARCH_CHARS_MAX: usize = 200;
 /// A thousand million units of most currencies: 50 lines of 1,000 pieces each still fit into an integer.
 const PRICE_MINOR_MAX: i64 = 100_000_000_000;
 
-/// An amount in minor units (cents).
+/// An amount in minor units: 1999 EUR is 19.99 euros, 1999 JPY are 1999 yen.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Price {
     #[schema(minimum = 0, maximum = 100_000_000_000_i64, example = 1999)]
     amount_minor: i64,
     /// ISO 4217.
-    #[schema(value_type = String, example = "EUR")]
+    #[schema(schema_with = kit::http::currency_schema)]
     currency: Currency,
 }
 
@@ -76,12 +79,12 @@ impl Product {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewProduct {
-    /// The shop's own name of it; no two products share one, and it never changes.
-    #[schema(min_length = 1, max_length = 64, example = "TEA-1")]
+    /// The shop's own name of it: one word. No two products that can be ordered share one, and it never changes.
+    #[schema(min_length = 1, max_length = 64, pattern = "^\\s*[^\\s\\x00-\\x1f\\x7f]+\\s*$", example = "TEA-1")]
     sku: String,
-    #[schema(min_length = 1, max_length = 200, example = "Green tea, 100 g")]
+    #[schema(min_length = 1, max_length = 200, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$", example = "Green tea, 100 g")]
     title: String,
-    #[schema(min_length = 1, max_length = 64, example = "drinks")]
+    #[schema(min_length = 1, max_length = 64, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$", example = "drinks")]
     category: String,
     price: Price,
     /// Pieces to begin with.
@@ -93,10 +96,10 @@ impl NewProduct {
     pub(crate) fn read(self, product_id: ProductId) -> ApiResult<ProductAdded> {
         let Self { sku, title, category, price, stock } = self;
         let mut wrong = Wrong::default();
-        wrong.text("sku", &sku, SKU_CHARS_MAX);
-        wrong.text("title", &title, TITLE_CHARS_MAX);
-        wrong.text("category", &category, CATEGORY_CHARS_MAX);
-        wrong.number("price.amount_minor", price.amount_minor, 0, PRICE_MINOR_MAX);
+        let sku = wrong.text("sku", text::word(&sku, SKU_CHARS_MAX));
+        let title = wrong.text("title", text::line(&title, TITLE_CHARS_MAX));
+        let category = wrong.text("category", text::line(&category, CATEGORY_CHARS_MAX));
+        wrong.price(&price);
         wrong.number("stock", stock, 0, ON_HAND_MAX);
         wrong.none()?;
         Ok(ProductAdded { product_id, sku, title, category, price: price.into(), stock })
@@ -109,9 +112,9 @@ impl NewProduct {
 pub(crate) struct Replacement {
     /// Need not be told; if it is, it must be the product's own.
     sku: Option<String>,
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$")]
     title: String,
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$")]
     category: String,
     price: Price,
 }
@@ -122,9 +125,9 @@ pub(crate) struct Replacement {
 pub(crate) struct Changes {
     /// Need not be told; if it is, it must be the product's own.
     sku: Option<String>,
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(min_length = 1, max_length = 200, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$")]
     title: Option<String>,
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$")]
     category: Option<String>,
     price: Option<Price>,
 }
@@ -140,14 +143,10 @@ impl Changes {
     pub(crate) fn read(self, product_id: ProductId, expected: Expected) -> ApiResult<ChangeProduct> {
         let Self { sku, title, category, price } = self;
         let mut wrong = Wrong::default();
-        if let Some(title) = &title {
-            wrong.text("title", title, TITLE_CHARS_MAX);
-        }
-        if let Some(category) = &category {
-            wrong.text("category", category, CATEGORY_CHARS_MAX);
-        }
+        let title = title.map(|title| wrong.text("title", text::line(&title, TITLE_CHARS_MAX)));
+        let category = category.map(|category| wrong.text("category", text::line(&category, CATEGORY_CHARS_MAX)));
         if let Some(price) = &price {
-            wrong.number("price.amount_minor", price.amount_minor, 0, PRICE_MINOR_MAX);
+            wrong.price(price);
         }
         wrong.none()?;
         Ok(ChangeProduct { product_id, sku, title, category, price: price.map(Into::into), expected })
@@ -161,7 +160,7 @@ pub(crate) struct StockChange {
     /// Not zero; below zero for what is written off.
     #[schema(minimum = -1_000_000_000, maximum = 1_000_000_000, example = 100)]
     pub change: i64,
-    #[schema(min_length = 1, max_length = 200, example = "delivery")]
+    #[schema(min_length = 1, max_length = 200, pattern = "^(?=.*\\S)[^\\x00-\\x1f\\x7f]*$", example = "delivery")]
     pub reason: String,
 }
 
@@ -172,9 +171,9 @@ impl StockChange {
         if self.change == 0 {
             wrong.add("change", "must not be zero".to_owned());
         }
-        wrong.text("reason", &self.reason, REASON_CHARS_MAX);
+        let reason = wrong.text("reason", text::line(&self.reason, REASON_CHARS_MAX));
         wrong.none()?;
-        Ok(self)
+        Ok(Self { reason, ..self })
     }
 }
 
@@ -186,15 +185,18 @@ pub(crate) struct Products {
     #[param(ignore)]
     page: PageQuery,
     /// Exactly this category.
+    #[param(pattern = "^[^\\x00]*$")]
     category: Option<String>,
     /// Text that title or sku contains, in any case.
+    #[param(max_length = 200, pattern = "^[^\\x00]*$")]
     q: Option<String>,
 }
 
 impl Products {
     pub(crate) fn read(self) -> ApiResult<(Filter, Page)> {
         let page = self.page.page()?;
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        // Kept texts are composed, so what is looked for is too.
+        let given = |text: Option<String>| text.map(|text| text::composed(text.trim())).filter(|text| !text.is_empty());
         let (category, text) = (given(self.category), given(self.q));
         if text.as_ref().is_some_and(|text| text.chars().count() > SEARCH_CHARS_MAX) {
             return Err(Problem::invalid("q", format!("must have at most {SEARCH_CHARS_MAX} characters")));
@@ -214,15 +216,23 @@ impl Wrong {
         self.errors.push(FieldError { field: field.to_owned(), detail });
     }
 
-    fn text(&mut self, field: &str, value: &str, chars_max: usize) {
-        if value.trim().is_empty() || value.chars().count() > chars_max {
-            self.add(field, format!("must have 1 to {chars_max} characters, not only blanks"));
-        }
+    fn text(&mut self, field: &str, read: Result<String, String>) -> String {
+        read.unwrap_or_else(|detail| {
+            self.add(field, detail);
+            String::new()
+        })
     }
 
     fn number(&mut self, field: &str, value: i64, min: i64, max: i64) {
         if !(min..=max).contains(&value) {
             self.add(field, format!("must be from {min} to {max}"));
+        }
+    }
+
+    fn price(&mut self, Price { amount_minor, currency }: &Price) {
+        self.number("price.amount_minor", *amount_minor, 0, PRICE_MINOR_MAX);
+        if !currency.exists() {
+            self.add("price.currency", format!("{currency} is no currency of ISO 4217 that has a minor unit"));
         }
     }
 

@@ -150,8 +150,13 @@ impl Told {
     }
 }
 
-/// One capture of the order's total, in the payment log and at the provider, and nothing else held or given back.
+/// One capture of the order's total, in the payment log and at the provider, and nothing else held or given back. What costs nothing
+/// is captured in the log alone.
 fn is_captured_once(payment: &Payment, order: &Order) -> bool {
+    if order.total.minor == 0 {
+        let Charge { held_minor, captured_minor, refunded_minor, .. } = payment.charge.unwrap_or_default();
+        return payment.captures == 1 && (held_minor, captured_minor, refunded_minor) == (0, 0, 0);
+    }
     let Some(charge) = payment.charge else { return false };
     let Charge { currency, held_minor, captured_minor, refunded_minor, captures, .. } = charge;
     (captures, captured_minor, currency) == (1, order.total.minor, order.total.currency)

@@ -333,7 +333,10 @@ impl Payment {
     }
 
     fn done(&mut self, operation: usize, status: Status, amount: Money) {
-        self.calls[operation] = Call::Done;
+        // What costs nothing is done without a call.
+        if amount.minor != 0 || self.calls[operation] != Call::Never {
+            self.calls[operation] = Call::Done;
+        }
         (self.status, self.open) = (status, None);
         self.asked_for(amount);
     }

@@ -45,11 +45,17 @@ pub(super) async fn read(snapshot: &mut Snapshot, trails: &mut Trails, laws: &mu
 
 fn take(users: &mut HashMap<u128, User>, laws: &mut Laws, entry: &Entry) {
     let known = match (entry.subject(), entry.kind.as_str()) {
-        (Some(("user", user_id)), "user.UserRegistered" | "user.ProfileChanged") if id(&entry.data, "user_id") == user_id => {
+        (Some(("user", user_id)), "user.UserRegistered" | "user.ProfileChanged" | "user.RoleChanged")
+            if id(&entry.data, "user_id") == user_id =>
+        {
             let user = users.entry(user_id).or_default();
             user.version = entry.version;
-            if entry.kind == "user.UserRegistered" {
-                user.role = hashed(text(&entry.data, "role"));
+            match entry.kind.as_str() {
+                "user.UserRegistered" => user.role = hashed(text(&entry.data, "role")),
+                "user.RoleChanged" => {
+                    user.role = hashed(text(&entry.data, "to"));
+                }
+                _ => {}
             }
             true
         }

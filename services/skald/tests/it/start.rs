@@ -1,10 +1,10 @@
 //! Starting, and not starting: one clear sentence, its exit code, and nothing damaged.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
 use sqlx::Connection;
 
-use crate::support::{QUICK, System, home, order, run, up_in_vain};
+use crate::support::{QUICK, System, home, order, run, skald, up_in_vain};
 
 /// The sentence that it ends with.
 fn sentence(said: &str) -> &str {
@@ -75,6 +75,95 @@ fn a_data_directory_that_cannot_be_made_or_written_is_told() {
         let (code, said) = up_in_vain(&data, "127.0.0.1:0");
         assert_eq!(code, Some(3), "{said}");
         assert!(sentence(&said).contains(data.to_str().unwrap()), "{said}");
+    }
+}
+
+#[test]
+fn the_data_is_its_user_s_alone_and_a_directory_that_others_may_write_to_is_refused() {
+    let home = home();
+    let system = System::start(home.path(), &[]);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&system.data), 0o700);
+    for entry in fs::read_dir(&system.data).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    let data = system.data.clone();
+    assert!(system.stop().success());
+    fs::set_permissions(data.join("user.db"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, said) = up_in_vain(&data, "127.0.0.1:0");
+    assert_eq!(code, Some(3), "{said}");
+    assert!(sentence(&said).contains("0777") && sentence(&said).contains("chmod 700"), "{said}");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    let system = System::start(home.path(), &[]);
+    assert_eq!(mode(&system.data.join("user.db")), 0o600, "it was readable by others before");
+}
+
+#[tokio::test]
+async fn a_role_is_given_on_the_database_too_and_the_last_admin_keeps_it() {
+    let home = home();
+    let system = System::start(home.path(), &[]);
+    system.token("ann").await;
+    let database = format!("sqlite:{}", system.data.join("user.db").display());
+    let give = |email: &str, role: &str, reason: &str| {
+        let output = run(&["users", "role", email, role, "--reason", reason, "--database", &database]);
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let email = "ann@shop.example";
+    assert_eq!(give(email, "operator", "helps"), (Some(0), format!("{email} is operator\n")));
+    assert_eq!(give(email, "operator", "helps"), (Some(0), format!("{email} is operator already\n")));
+    for (email, role, reason, code, said) in [
+        (crate::support::ADMIN.0, "customer", "left us", 1, "last admin"),
+        ("nobody@shop.example", "operator", "helps", 1, "nobody@shop.example"),
+        (email, "operator", "\u{200b}", 1, "reason"),
+        (email, "king", "helps", 2, "customer, operator or admin"),
+    ] {
+        let (found, told) = give(email, role, reason);
+        assert!(found == Some(code) && told.contains(said), "{found:?}: {told}");
+    }
+    system.settles().await;
+}
+
+#[tokio::test]
+async fn a_configured_admin_password_that_is_not_in_force_is_told_and_a_command_sets_it() {
+    let home = home();
+    assert!(System::start(home.path(), &[]).stop().success());
+    let other = "another long password";
+    let system = System::start(home.path(), &[("SKALD_ADMIN_PASSWORD", other)]);
+    let told = || fs::read_to_string(home.path().join("log")).unwrap().matches("not in force").count();
+    assert_eq!(told(), 1);
+    let (file, database) = (home.path().join("password"), format!("sqlite:{}", system.data.join("user.db").display()));
+    fs::write(&file, format!("{other}\n")).unwrap();
+    let output =
+        run(&["users", "password", crate::support::ADMIN.0, "--password-file", file.to_str().unwrap(), "--database", &database]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let login = serde_json::json!({"email": crate::support::ADMIN.0, "password": other});
+    assert_eq!(system.anybody().post("/v1/login", "login", &login).await.status, 200);
+    assert!(system.stop().success());
+    let system = System::start(home.path(), &[("SKALD_ADMIN_PASSWORD", other)]);
+    assert_eq!(told(), 1, "it is in force now");
+    assert!(system.stop().success());
+}
+
+/// Lists whose reader goes at once, and a disk that is full.
+#[test]
+fn a_reader_that_goes_ends_nothing_and_a_full_disk_is_told() {
+    let home = home();
+    assert!(System::start(home.path(), &[]).stop().success());
+    let data = home.path().join("data");
+    let audit = ["audit", "--data", data.to_str().unwrap()];
+    let letters = ["dead-letters", "list", "--database", &format!("sqlite:{}", data.join("order.db").display())];
+    for command in [&audit[..], &letters] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = skald().args(command).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""), "{command:?}");
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = skald().args(command).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{command:?}: {said}");
+        assert!(sentence(&said).contains("standard output"), "{said}");
     }
 }
 

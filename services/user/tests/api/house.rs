@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode},
 };
 use eventlog::{
-    Env, Log,
+    Env, Log, Writer,
     testing::{TestClock, TestDatabase},
 };
 use http_body_util::BodyExt;
@@ -28,6 +28,7 @@ pub(crate) struct House {
     pub(crate) verifier: Verifier,
     pub(crate) log: Log,
     pub(crate) first_admin: Option<FirstAdmin>,
+    pub(crate) writer: Writer<user::Handler>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) tasks: Tasks,
     pub(crate) database: Arc<TestDatabase>,
@@ -87,7 +88,7 @@ pub(crate) async fn house_seeded(
     let service = user::build(Deps { opened, tasks: tasks.clone(), metrics: metrics.clone(), config }).await?;
     let (verifier, services, health) = (service.verifier.clone(), vec![(user::NAME, service.routes)], vec![service.check]);
     let app = kit::http::app(AppConfig { title: "Skald", services, verifier: verifier.clone(), metrics, health, env });
-    Ok(House { app, verifier, log, first_admin: service.first_admin, clock, tasks, database })
+    Ok(House { app, verifier, log, first_admin: service.first_admin, writer: service.writer, clock, tasks, database })
 }
 
 impl House {

@@ -1,11 +1,16 @@
 //! The user service from outside: the real router on a fresh database.
 
 mod house;
+mod roles;
 mod sessions;
+mod text;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::http::StatusCode;
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
 use contract::{CustomerId, topics};
 use eventlog::testing::{TestClock, TestDatabase};
 use kit::{Secret, auth::Role};
@@ -107,6 +112,24 @@ async fn a_hundred_failed_logins_from_an_address_make_it_wait_and_no_other() {
     assert!(answers.iter().all(|answer| answer.status == StatusCode::UNAUTHORIZED));
     house.login_from(EMAIL, PASSWORD, [10, 0, 0, 1]).await.is_problem(429, "too_many_logins");
     assert_eq!(house.login_from(EMAIL, PASSWORD, [10, 0, 0, 2]).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_address_registers_so_often_and_then_waits_and_no_other_does() {
+    let house = house_of(Config { registrations_per_address: 3, ..cheap() }).await;
+    let register = |number: usize, address| {
+        let account = json!({"email": format!("ann{number}@example.com"), "password": PASSWORD, "name": "Ann"}).to_string();
+        let request = Request::post("/v1/register").header("content-type", "application/json").body(Body::from(account)).unwrap();
+        house.send(request, address)
+    };
+    for number in 0..3 {
+        assert_eq!(register(number, [1, 2, 3, 4]).await.status, StatusCode::CREATED);
+    }
+    let limited = register(3, [1, 2, 3, 4]).await;
+    limited.is_problem(429, "too_many_registrations");
+    assert_eq!(limited.headers["retry-after"], "900");
+    assert_eq!(register(3, [1, 2, 3, 5]).await.status, StatusCode::CREATED);
+    assert_eq!(house.login_from("ann0@example.com", PASSWORD, [1, 2, 3, 4]).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -270,6 +293,26 @@ async fn the_first_admin_may_come_from_the_configuration() {
 }
 
 #[tokio::test]
+async fn signing_keys_that_lay_open_are_encrypted_once_there_is_a_key_file_and_need_it_from_then_on() {
+    let clock = TestClock::start();
+    let with = |text: Option<&str>| Config { signing_key_file: text.map(|text| Secret(text.to_owned())), ..cheap() };
+    let house = house_in(TestDatabase::fresh().await, clock.clone(), with(None)).await.unwrap();
+    house.register(EMAIL).await;
+    let token = house.login(EMAIL, PASSWORD).await.text("access_token");
+    let database = house.database.clone();
+    assert!(house.tasks.stop(SOON).await);
+    for (seed, file) in [(2, "one key file"), (3, "one key file")] {
+        let again = house_seeded(database.clone(), clock.clone(), with(Some(file)), seed).await.unwrap();
+        assert_eq!(again.call("GET", "/v1/profile", Some(&token), None).await.status, StatusCode::OK, "the same keys");
+        assert!(again.tasks.stop(SOON).await);
+    }
+    for (seed, file, said) in [(4, None, "--signing-key-file"), (5, Some("another key file"), "another file")] {
+        let refused = house_seeded(database.clone(), clock.clone(), with(file), seed).await;
+        assert!(matches!(refused, Err(user::Error::Seeds(why)) if why.contains(said)), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn an_account_that_is_gone_has_no_profile() {
     let house = house().await;
     let other = house_of(cheap()).await;
@@ -300,6 +343,8 @@ async fn the_service_is_healthy_counts_logins_and_documents_every_route() {
         ("/v1/profile", "get"),
         ("/v1/profile", "patch"),
         ("/.well-known/jwks.json", "get"),
+        ("/v1/users", "get"),
+        ("/v1/users/{id}/role", "patch"),
     ] {
         assert!(document["paths"][path][method]["summary"].is_string(), "{method} {path}");
     }

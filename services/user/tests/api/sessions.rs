@@ -34,20 +34,24 @@ async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_family() {
     let second = refreshed.text("refresh_token");
     assert_ne!(first, second);
 
+    // Its answer was lost, or another tab came at the same time.
+    house.forward(Duration::from_secs(9));
+    assert_eq!(house.refresh(&first).await.text("refresh_token"), second);
+    house.forward(Duration::from_secs(1));
     house.refresh(&first).await.is_problem(401, "invalid_refresh_token");
     house.refresh(&second).await.is_problem(401, "invalid_refresh_token");
     assert_eq!(house.refresh(&other_login).await.status, StatusCode::OK, "another login is another family");
 }
 
 #[tokio::test]
-async fn of_many_refreshes_at_once_with_one_token_one_wins_and_the_family_ends() {
+async fn of_many_refreshes_at_once_with_one_token_all_get_the_same_and_nobody_is_logged_out() {
     let house = house().await;
     house.register(EMAIL).await;
     let token = house.login(EMAIL, PASSWORD).await.text("refresh_token");
     let answers = futures(20, |_| house.refresh(&token)).await;
-    let won: Vec<&Answered> = answers.iter().filter(|answer| answer.status == StatusCode::OK).collect();
-    assert_eq!(won.len(), 1);
-    house.refresh(&won[0].text("refresh_token")).await.is_problem(401, "invalid_refresh_token");
+    let next = answers[0].text("refresh_token");
+    assert!(answers.iter().all(|answer| answer.text("refresh_token") == next));
+    assert_eq!(house.refresh(&next).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
