@@ -26,8 +26,7 @@ pub fn currencies() -> impl Iterator<Item = &'static str> {
     CURRENCIES.iter().flat_map(|(_, codes)| codes.split_whitespace())
 }
 
-/// What stands for a currency: three upper-case ASCII letters. What is stored and sent may have any; a door takes those that
-/// [exist](Self::exists).
+/// What stands for a currency: three upper-case ASCII letters. What is stored and sent may have any; a door takes those that exist.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]

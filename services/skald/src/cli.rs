@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     /// What an operator does once is said each time: a position in a variable would be done again.
-    const VERBS: [&str; 3] = ["dead-letters", "relay", "log"];
+    const VERBS: [&str; 4] = ["dead-letters", "relay", "log", "users"];
 
     fn flags_without(command: &clap::Command, is_lacking: fn(&clap::Arg) -> bool) -> Vec<String> {
         let flags =

@@ -316,33 +316,3 @@ impl Demo<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read, Write},
-        net::TcpListener,
-    };
-
-    use super::client::{Client, NoAnswer};
-
-    #[tokio::test]
-    async fn a_request_on_a_connection_that_was_closed_meanwhile_is_told_and_the_next_one_goes_through() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = Client::new(listener.local_addr().unwrap(), None);
-        let answer_once = move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            assert!(stream.read(&mut [0; 4_096]).unwrap() > 0);
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
-            (listener, stream)
-        };
-        let server = std::thread::spawn(answer_once);
-        assert_eq!(client.get("/").await.unwrap().body, "{}");
-        let (listener, stream) = server.join().unwrap();
-        drop(stream);
-        assert!(matches!(client.get("/").await, Err(NoAnswer::Broken(_))));
-        let server = std::thread::spawn(move || listener.accept().map(drop));
-        assert!(matches!(client.get("/").await, Err(NoAnswer::Broken(_))));
-        server.join().unwrap().unwrap();
-    }
-}

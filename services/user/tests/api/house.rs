@@ -141,10 +141,16 @@ impl House {
         self.clock.advance(by);
     }
 
-    pub(crate) async fn restarted(self, config: Config) -> House {
-        drop(self.app);
+    /// Ends its process: nobody may have its writer then.
+    pub(crate) async fn stop(self) {
+        drop((self.app, self.writer));
         assert!(self.tasks.stop(SOON).await);
-        house_seeded(self.database, self.clock, config, 1).await.unwrap()
+    }
+
+    pub(crate) async fn restarted(self, config: Config) -> House {
+        let (database, clock) = (self.database.clone(), self.clock.clone());
+        self.stop().await;
+        house_seeded(database, clock, config, 1).await.unwrap()
     }
 }
 

@@ -300,11 +300,11 @@ async fn signing_keys_that_lay_open_are_encrypted_once_there_is_a_key_file_and_n
     house.register(EMAIL).await;
     let token = house.login(EMAIL, PASSWORD).await.text("access_token");
     let database = house.database.clone();
-    assert!(house.tasks.stop(SOON).await);
+    house.stop().await;
     for (seed, file) in [(2, "one key file"), (3, "one key file")] {
         let again = house_seeded(database.clone(), clock.clone(), with(Some(file)), seed).await.unwrap();
         assert_eq!(again.call("GET", "/v1/profile", Some(&token), None).await.status, StatusCode::OK, "the same keys");
-        assert!(again.tasks.stop(SOON).await);
+        again.stop().await;
     }
     for (seed, file, said) in [(4, None, "--signing-key-file"), (5, Some("another key file"), "another file")] {
         let refused = house_seeded(database.clone(), clock.clone(), with(file), seed).await;

@@ -9,7 +9,7 @@ use kit::{Secret, auth::Role};
 use serde_json::json;
 use skald_user::Config;
 
-use crate::house::{EMAIL, PASSWORD, SOON, cheap, house_of, house_seeded};
+use crate::house::{EMAIL, PASSWORD, cheap, house_of, house_seeded};
 
 #[tokio::test]
 async fn an_admin_gives_and_takes_roles_and_tokens_of_the_old_one_are_refused() {
@@ -91,5 +91,6 @@ async fn a_role_that_was_taken_away_is_known_to_other_replicas_within_a_minute()
         }
     }
     assert!(is_refused, "within a minute");
-    assert!(one.tasks.stop(SOON).await && other.tasks.stop(SOON).await);
+    one.stop().await;
+    other.stop().await;
 }
