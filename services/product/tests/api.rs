@@ -252,7 +252,7 @@ async fn what_looks_the_same_is_the_same_and_nothing_hides() {
 #[tokio::test]
 async fn a_currency_that_does_not_exist_prices_nothing() {
     let shop = Shop::open().await;
-    for (currency, status) in [("JPY", 201), ("KWD", 201), ("ZZZ", 422), ("XXX", 422), ("eur", 422)] {
+    for (currency, status) in [("JPY", 201), ("KWD", 201), ("ZZZ", 422), ("eur", 422)] {
         let mut product = tea(currency, "drinks", 1);
         product["price"]["currency"] = json!(currency);
         let answer = shop.post("/v1/products").json(product).await;
