@@ -337,6 +337,7 @@ async fn a_replica_that_freezes_within_a_transaction_holds_up_the_other_for_seco
     let home = home();
     let mut cluster = Cluster::start(home.path(), KNOBS, &[("order", 2)]).await;
     let stream = Stream::start(&cluster, 13).await;
+    let product = Shop { doors: cluster.doors() }.admin().await.product("TEA-3", 1_000).await;
     stream.more(20).await;
     let orders: Vec<usize> = (0..cluster.replicas.len()).filter(|index| cluster.replicas[*index].service == "order").collect();
     let [frozen, other] = orders[..] else { panic!("two replicas") };
@@ -365,13 +366,13 @@ async fn a_replica_that_freezes_within_a_transaction_holds_up_the_other_for_seco
     println!("frozen with the head's lock after {tries} tries");
     let mut ann = Person::with(Doors::One(address), &stream.tokens[0]);
     let mut probe = Person::with(Doors::One(address), "");
-    let products = stream.journal.taken.lock().unwrap()[0].0.order.clone();
+    let request = Request { customer: 0, key: "while-one-is-frozen".to_owned(), order: order(&product, 1, "tok_ok") };
     let is_told = eventually("it says that it can't take orders", async || {
         let ready = probe.get("/readyz").await;
         if ready.status == 503 && ready.body["status"] == "failing" { Ok(()) } else { Err(format!("{ready:?}")) }
     });
     let is_taken = eventually("the other replica takes an order", async || {
-        let answer = ann.try_post("/v1/orders", "while one is frozen", &products, 0).await.map_err(|error| error.to_string())?;
+        let answer = ann.try_post("/v1/orders", &request.key, &request.order, 0).await.map_err(|error| error.to_string())?;
         if answer.status == 202 { Ok(answer.id()) } else { Err(format!("{answer:?}")) }
     });
     let ((), id) = tokio::join!(is_told, is_taken);
@@ -381,7 +382,6 @@ async fn a_replica_that_freezes_within_a_transaction_holds_up_the_other_for_seco
         if ready.status == 200 { Ok(()) } else { Err(format!("{ready:?}")) }
     })
     .await;
-    let request = Request { customer: 0, key: "while one is frozen".to_owned(), order: products };
     stream.journal.taken.lock().unwrap().push((request, id));
     cluster.signal(frozen, "CONT");
     cluster.is_ready().await;
