@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # kill -9 of the real binary at random points while orders stream in: ci/crash.sh [ROUNDS], 20 by default.
 #
-# Beside it, what a wrong clock leaves behind: Debian's libfaketime sets the clock of a process.
 #
 # The binary under the knife is the release build; the test that kills it, restarts it and asks the audit is the usual
 # debug build (services/skald/tests/crash.rs), which finds the binary in SKALD_BIN and its rounds in SKALD_CRASH_ROUNDS.
@@ -12,11 +11,6 @@ export SKALD_CRASH_ROUNDS=${1:-${SKALD_CRASH_ROUNDS:-20}}
 export SKALD_BIN=$CARGO_TARGET_DIR/release/skald
 case $SKALD_CRASH_ROUNDS in '' | *[!0-9]* | 0) fail "rounds are a number from 1 on, not '$SKALD_CRASH_ROUNDS'" ;; esac
 
-library=$(find /usr/lib -name libfaketimeMT.so.1 2>/dev/null | head -1)
-[ -n "$library" ] || apt_install faketime
-SKALD_TEST_FAKETIME=${library:-$(find /usr/lib -name libfaketimeMT.so.1 | head -1)}
-export SKALD_TEST_FAKETIME
-
 build_release
 build_debug
-tests skald crash -- --nocapture --include-ignored
+tests skald crash -- --nocapture

@@ -111,5 +111,6 @@ build_release() {
   [ -z "${SKALD_BUILT:-}" ] || return 0
   [ -e /usr/include/openssl/ssl.h ] || apt_install libssl-dev pkg-config
   need pkg-config pkg-config
-  cargo build "${release[@]}" --bin=skald --bin=sim --test=model
+  # Without a test target, which would bring in features that only tests want.
+  cargo build "${release[@]}" --bin=skald --bin=sim
 }

@@ -3,8 +3,6 @@
 //! `SKALD_CRASH_ROUNDS` says how often it is killed, `SKALD_CRASH_SEED` what orders and moments follow from. The clients keep a
 //! journal of their own: what they were answered is all that the system is held to.
 
-#[path = "crash/clock.rs"]
-mod clock;
 mod support;
 
 use std::{collections::BTreeSet, sync::Arc};

