@@ -78,7 +78,7 @@ start() {
     if as_postgres pg_ctl start --silent --wait --timeout=60 --pgdata="$directory/data" --log="$directory/log" --options="\
       -c listen_addresses=127.0.0.1 -c port=$port -c unix_socket_directories=$directory \
       -c ssl=on -c ssl_cert_file=$directory/server.crt -c ssl_key_file=$directory/server.key \
-      -c max_connections=300 -c fsync=on -c synchronous_commit=on" >/dev/null 2>&1; then
+      -c max_connections=300 -c fsync=on -c synchronous_commit=on -c recovery_init_sync_method=syncfs" >/dev/null 2>&1; then
       break
     fi
     # A port that somebody has taken is no reason to give up, anything else is.
@@ -139,7 +139,8 @@ up)
 restart)
   [ -f "$directory_file" ] || fail "none is up"
   directory=$(cat "$directory_file")
-  as_postgres pg_ctl restart --silent --wait --timeout=60 --mode=immediate --pgdata="$directory/data" --log="$directory/log" >/dev/null
+  # A disk that others write to takes its time to recover from.
+  as_postgres pg_ctl restart --silent --wait --timeout=300 --mode=immediate --pgdata="$directory/data" --log="$directory/log" >/dev/null
   running "$directory" || fail "PostgreSQL did not come back; see $directory/log"
   ;;
 down)

@@ -61,7 +61,6 @@ faults! {
     IdempotencyKeyUnused = "idempotency-key-unused": "the answer to an idempotency key is not kept",
     LeaseBelieved = "lease-believed": "a lease that ends later than any lease can is waited for",
     InstantsUnclamped = "instants-unclamped": "an instant that lies further ahead than its own wait allows is waited for",
-    KeysByTheClock = "keys-by-the-clock": "idempotency keys are forgotten as the clock says, however fast it runs",
     UnreadableBlocks = "unreadable-blocks": "a row that this build can't read stays where it is among those that are due",
 }
 

@@ -427,8 +427,7 @@ async fn forget(unit: &mut Unit<'_>, before: Timestamp, passed: Duration) -> Res
     let first = oldest.map_or(before, |oldest| before.min(Timestamp(oldest).minus(KEYS_KEPT)));
     let from = came.map_or(first, Timestamp);
     // A service that was off for long catches up with a quarter of its time.
-    let furthest = if Fault::KeysByTheClock.is_planted() { before } else { from.plus(passed * 5 / 4) };
-    let to = before.min(furthest).max(from);
+    let to = before.min(from.plus(passed * 5 / 4)).max(from);
     let forgotten = on!(unit.conn(), |c| sqlx::query::<DB>(
         "DELETE FROM idempotency WHERE key IN \
          (SELECT key FROM idempotency WHERE time_us >= $1 AND time_us < $2 AND key <> $3 ORDER BY time_us LIMIT $4)"
