@@ -61,7 +61,7 @@ sim seed *arguments:
 soak *arguments:
     cargo run --release -p skald-sim --features planted -- --runs 0 {{ arguments }}
 
-# The simulation as CI runs it: 20,000 orders, then every planted fault.
+# The simulation as CI runs it: thousands of orders, then every planted fault.
 simulate what="all":
     ci/sim.sh {{ what }}
 
