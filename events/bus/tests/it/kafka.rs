@@ -475,12 +475,15 @@ async fn an_old_leader_that_does_not_know_yet_only_repeats() {
     one.relay();
     one.append_many(100).await;
     sink.until_effects(100).await;
-    // Another one takes the lease by force, as if it had run out while the first was stopped.
+    // Another one takes the lease by force, as if it had run out while the first was stopped: which may renew it in between.
     let mut connection = source_db.database.connect().await.unwrap();
-    let sql = "UPDATE relay SET lease_until_us = 0, position = 0, chain = '{}'";
-    on!(&mut connection.conn(), |c| sqlx::query::<DB>(sql).execute(c).await.map(drop)).unwrap();
     let mut usurper = Candidate::new(two.log().clone());
-    assert!(usurper.lead(Duration::from_secs(1)).await.unwrap().is_some());
+    until("another one leads", async || {
+        let sql = "UPDATE relay SET lease_until_us = 0, position = 0, chain = '{}'";
+        on!(&mut connection.conn(), |c| sqlx::query::<DB>(sql).execute(c).await.map(drop)).unwrap();
+        usurper.lead(Duration::from_secs(1)).await.unwrap().is_some()
+    })
+    .await;
     usurper.resign().await.unwrap();
     two.relay();
     tokio::join!(one.append_many(100), two.append_many(100));
