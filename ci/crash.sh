@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # kill -9 of the real binary at random points while orders stream in: ci/crash.sh [ROUNDS], 20 by default.
 #
-#
 # The binary under the knife is the release build; the test that kills it, restarts it and asks the audit is the usual
 # debug build (services/skald/tests/crash.rs), which finds the binary in SKALD_BIN and its rounds in SKALD_CRASH_ROUNDS.
 # shellcheck source=ci/lib.sh
